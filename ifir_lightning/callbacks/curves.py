@@ -1,0 +1,42 @@
+"""The picture of a run: p-MRR and Score B over the training steps."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+def draw_curves(folder: Path, output: Path) -> None:
+    """Draw the validations under ``folder`` (``step-*/metrics.json``): p-MRR at the left, Score B at the right.
+
+    One thin line per task, a thick one for their mean; both axes x100. The folder is the only memory, so a
+    resumed run keeps its curve.
+    """
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("step-*/metrics.json"))]
+    figure = Figure(figsize=(11, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _draw(left, records, "p_mrr", "p-MRR (x100; above 0: the instruction is followed)")
+    _draw(right, records, "score_b", "Score B (x100; original instruction, original qrels)")
+    left.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    right.set_ylim(0, 100)
+    left.legend(frameon=False, fontsize=8)
+    figure.suptitle(f"FollowIR validation of {output.resolve().parent.name}", fontsize=11)
+    figure.savefig(output)
+
+
+def _draw(axes: Axes, records: list[dict[str, Any]], key: str, label: str) -> None:
+    steps = [record["step"] for record in records]
+    for position, task in enumerate(records[-1]["tasks"]):
+        values = [record["tasks"][position][key] for record in records]
+        axes.plot(steps, values, marker=".", linewidth=1, alpha=0.7, label=task["task"])
+    means = [record["benchmark"][key] for record in records]
+    axes.plot(steps, means, marker="o", markersize=4, linewidth=2.2, color="black", label="mean")
+    axes.annotate(f"{means[-1]:.1f}", (steps[-1], means[-1]), xytext=(4, 4), textcoords="offset points", fontsize=9)
+    axes.set_xlabel("training steps (optimizer updates)")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,120 @@
+"""The command line: LightningCLI for fit, validate, test and predict, and our own commands beside it."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from jsonargparse import auto_cli
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from ifir_lightning.callbacks.metrics_csv import MetricsCSV
+from ifir_lightning.callbacks.prediction import TrecPrediction
+from ifir_lightning.commands.evaluate import evaluate
+from ifir_lightning.commands.synthesize import synthesize
+from ifir_lightning.data.datamodule import PromptrieverData
+from ifir_lightning.errors import InputError
+from ifir_lightning.module import RetrieverModule
+
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "synthesize": synthesize}
+USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
+
+  fit         train, with the FollowIR benchmark at every validation
+  validate    run the FollowIR benchmark on a checkpoint or an untrained model
+  test        the same, as Lightning's test
+  predict     rank candidates and write a TREC run
+  evaluate    p-MRR and Scores of a TREC run, whoever made it
+  synthesize  write the quickstart's instruction world in the published layouts
+"""
+
+
+class RetrieverCLI(LightningCLI):
+    """LightningCLI whose run folder is ``trainer.default_root_dir``: logs, checkpoints and pictures lie in it."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for key in ("model.seed", "data.seed", "data.groups.seed"):
+            parser.link_arguments("seed_everything", key)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            self._subcommand_method_arguments[subcommand] += parser.add_class_arguments(TrecPrediction)
+        return parser
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        folder = self._get(self.config_init, "trainer")["default_root_dir"]
+        if folder is None:
+            raise InputError(
+                "trainer.default_root_dir is not set; allowed is the folder that shall hold this run: "
+                "give --trainer.default_root_dir runs/NAME"
+            )
+        if self._get(self.config_init, "trainer")["logger"] in (None, True):
+            kwargs["logger"] = [MetricsCSV(folder), _tensorboard(folder)] if self.subcommand == "fit" else False
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Refuse to mix two runs in one folder."""
+        folder = Path(self.trainer.default_root_dir)
+        if self.config_init["fit"]["ckpt_path"] is None and (folder / "metrics.csv").exists():
+            raise InputError(
+                f"trainer.default_root_dir {folder} already holds a run; allowed is an empty folder or the "
+                f"continuation of that run: choose another folder, or add --ckpt_path {folder}/checkpoints/last.ckpt"
+            )
+
+    def predict(self, model: RetrieverModule, datamodule: PromptrieverData, **options: Any) -> None:
+        """Add the writer of the run to what Lightning's predict does."""
+        names = ("task", "queries", "passages", "output", "top_k")
+        self.trainer.callbacks.append(TrecPrediction(**{name: options.pop(name) for name in names}))  # type: ignore[attr-defined]
+        self.trainer.predict(model, datamodule=datamodule, **options)
+
+
+def _tensorboard(folder: str) -> TensorBoardLogger:
+    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+
+
+def main() -> None:
+    """Run the command named on the command line; an ``InputError`` ends it with one line and status 2."""
+    _set_up_process()
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    try:
+        if command in TRAINER_COMMANDS:
+            RetrieverCLI(
+                RetrieverModule,
+                PromptrieverData,
+                save_config_kwargs={"overwrite": True},
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+        elif command in COMMANDS:
+            auto_cli(COMMANDS[command], args=sys.argv[2:], prog=f"python -m ifir_lightning {command}")
+        elif command in ("-h", "--help"):
+            sys.stdout.write(USAGE)
+        else:
+            known = ", ".join((*TRAINER_COMMANDS, *COMMANDS))
+            raise InputError(f"command {command!r} is unknown; allowed are {known}: see --help")
+    except InputError as error:
+        if os.environ.get("IFIR_TRACEBACK"):
+            raise
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+
+
+def _set_up_process() -> None:
+    """Settings of the process as a whole, which no import may make."""
+    log = logging.getLogger("ifir_lightning")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_flush_denormal(True)  # tiny gradients of a low temperature make a CPU step many times slower

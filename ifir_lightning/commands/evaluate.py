@@ -1,0 +1,62 @@
+"""The command ``evaluate``: every figure of a run, whatever system made it."""
+
+import sys
+from json import dumps
+
+from rich.console import Console
+from rich.table import Table
+
+from ifir_lightning.data.evalset import Task, load_task
+from ifir_lightning.metrics import Metrics, Run, evaluate_run
+from ifir_lightning.trec import read_run
+
+MEASURE_NAMES = {"map_1000": "MAP@1000", "ndcg_5": "nDCG@5"}
+
+
+def evaluate(task: str, run: str, json: bool = False) -> None:
+    """Print p-MRR and the Scores of a run, all x100.
+
+    Args:
+        task: a folder, a hub id (owner/name[@revision]) or synthetic/NAME.
+        run: a TREC run file: lines "qid Q0 docid rank score tag" with query ids BASE-og and BASE-changed.
+        json: print one JSON object instead of the table.
+    """
+    scores, loaded = read_run(run), load_task(task)
+    metrics = evaluate_run(scores, loaded.qrels, loaded.changed, loaded.name, loaded.metric)
+    if mismatch := _mismatch(scores, loaded, metrics):
+        sys.stderr.write(f"{run}: {mismatch}\n")
+    if json:
+        sys.stdout.write(dumps(metrics, indent=2) + "\n")
+    else:
+        Console().print(_table(metrics, loaded))
+
+
+def _mismatch(run: Run, task: Task, metrics: Metrics) -> str:
+    """What the run lacks and what the task does not know, in one line; "" where they fit."""
+    faults = []
+    if lacking := [query_id for query_id in task.queries if query_id not in run]:
+        faults.append(
+            f"lacks {len(lacking)} of {len(task.queries)} queries of {task.name} (first {lacking[0]!r}): they"
+            f" count 0 in MAP and nDCG, and p-MRR skips {metrics['skipped_queries']} base queries"
+        )
+    if unknown := [query_id for query_id in run if query_id not in task.queries]:
+        faults.append(
+            f"has {len(unknown)} query ids that {task.name} does not know (first {unknown[0]!r}): ignored"
+        )
+    return "; ".join(faults)
+
+
+def _table(metrics: Metrics, task: Task) -> Table:
+    title = f"{task.name}: p-MRR {metrics['p_mrr']:+.2f}, Score B {metrics['score_b']:.2f}"
+    counts = (
+        f"all x100; Score = {MEASURE_NAMES[task.metric]}\n{metrics['num_queries']} queries"
+        f" ({metrics['skipped_queries']} skipped), {metrics['num_changed_passages']} changed passages"
+    )
+    table = Table(title=title, caption=counts)
+    for column in ("", "A", "B", "C"):
+        table.add_column(column, justify="right" if column else "left")
+    table.add_row("instruction of the run", "original", "original", "changed")
+    table.add_row("judged by the qrels of", "changed", "original", "changed", end_section=True)
+    for key, label in {**MEASURE_NAMES, "score": "Score"}.items():
+        table.add_row(label, *(f"{metrics[f'{key}_{scale}']:.2f}" for scale in "abc"))
+    return table

@@ -1,0 +1,1 @@
+"""Tables and tasks, and how they become batches."""

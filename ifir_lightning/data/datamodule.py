@@ -1,0 +1,192 @@
+"""PromptrieverData: a table of training rows as batches, in an order that nothing can disturb."""
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from ifir_lightning import distributed
+from ifir_lightning.data import formats, order
+from ifir_lightning.data.collate import collate
+from ifir_lightning.data.sampling import GroupSampler, check_group_size
+from ifir_lightning.errors import InputError
+from ifir_lightning.records import Batch
+from ifir_lightning.text import TextTokenizer
+
+_log = logging.getLogger(__name__)
+
+
+class PromptrieverData(LightningDataModule):
+    """Training data in the layout of ``samaya-ai/msmarco-w-instructions``.
+
+    Global batch g of epoch e holds the same rows, with the same negatives, for every number of ranks and workers
+    and after every resume; rank r of W takes rows r::W of it.
+
+    Args:
+        path: Hub id, folder of parquet files, ``.parquet`` or ``.jsonl`` file, or ``synthetic[:NUM_ROWS]``.
+        global_batch_size: Queries of one forward and backward pass over all ranks; the ranks divide it.
+        groups: How a row becomes one positive and its negatives.
+        rows: Train on all rows, on those with an instruction, or on those without.
+        instruction_fraction: Share of rows with an instruction in every epoch, in [0, 1]; rows of the
+            over-represented kind are left out at random. By default the table's own share.
+        num_workers: Loader processes that sample and tokenise; 0 does it in the training process.
+        revision: Revision on the hub.
+        seed: Of the order of rows; recipes link it and ``groups.seed`` to ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        global_batch_size: int = 32,
+        groups: GroupSampler = GroupSampler(group_size=8),  # noqa: B008  (frozen)
+        rows: formats.Rows = "all",
+        instruction_fraction: float | None = None,
+        num_workers: int = 0,
+        revision: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.path, self.revision, self.groups = path, revision, groups
+        self.global_batch_size, self.num_workers, self.seed = global_batch_size, num_workers, seed
+        self.rows, self.instruction_fraction = rows, instruction_fraction
+        self._restored: dict[str, int] | None = None
+
+    def prepare_data(self) -> None:
+        """Download and convert once per node."""
+        if self._trains:
+            formats.open_table(self.path, self.revision)
+
+    def setup(self, stage: str) -> None:
+        """Open and check the table: every fault that a look at its columns can find is found here."""
+        if stage != "fit":
+            return
+        self.table = formats.open_table(self.path, self.revision)
+        formats.check_table(self.table, self.path)
+        self.selected = formats.select_rows(self.table, self.rows)
+        self.has_instruction = formats.has_instruction(self.table)[self.selected]
+        repeated = check_group_size(formats.count_negatives(self.table)[self.selected], self.groups.group_size)
+        if repeated:
+            _log.warning("%s: %s", self.path, repeated)
+        batches, rest = divmod(len(self.epoch_rows(0)), self.global_batch_size)
+        order.num_batches(len(self.epoch_rows(0)), self.global_batch_size)
+        order.rows_of_rank(np.arange(self.global_batch_size), distributed.rank(), distributed.world_size())
+        _log.info(
+            "%s: %d rows, %d batches of %d queries an epoch; the %d rows left over change with the epoch",
+            *(self.path, len(self.epoch_rows(0)), batches, self.global_batch_size, rest),
+        )
+
+    def epoch_rows(self, epoch: int) -> np.ndarray:
+        """Rows of the table in the order of an epoch."""
+        if self.instruction_fraction is None:
+            positions = order.epoch_order(len(self.selected), self.seed, epoch)
+        else:
+            positions = order.mixed_order(self.has_instruction, self.instruction_fraction, self.seed, epoch)
+        return self.selected[positions]
+
+    def train_dataloader(self) -> "EpochLoader":
+        """Batches of the current epoch, from the restored position on."""
+        return EpochLoader(self)
+
+    def val_dataloader(self) -> range:
+        """One empty batch: validation is the work of callbacks, Lightning wants a batch to loop over."""
+        return range(1)
+
+    def test_dataloader(self) -> range:
+        """As ``val_dataloader``."""
+        return range(1)
+
+    def predict_dataloader(self) -> range:
+        """As ``val_dataloader``."""
+        return range(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position: epoch, batches done, and what must not change when training continues."""
+        assert self.trainer is not None
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        return {"epoch": self.trainer.current_epoch, "batches_done": done} | self._identity()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at a position.
+
+        Raises:
+            InputError: The data, the batch or the seed differ from those of the checkpoint.
+        """
+        self._restored = state_dict
+        for name, value in self._identity().items():
+            if state_dict[name] != value:
+                raise InputError(
+                    f"data.{name} is {value}, the checkpoint was written with {state_dict[name]}; to continue it "
+                    f"must be the same: restore data.{name}, or start anew in another run folder"
+                )
+
+    def position(self, epoch: int) -> int:
+        """Batches of ``epoch`` that were trained on before the checkpoint."""
+        if self._restored is None or self._restored["epoch"] != epoch:
+            return 0
+        return self._restored["batches_done"]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "num_rows": len(self.selected),
+            "global_batch_size": self.global_batch_size,
+            "group_size": self.groups.group_size,
+            "seed": self.seed,
+        }
+
+    @property
+    def _trains(self) -> bool:
+        return self.trainer is not None and self.trainer.training
+
+
+class EpochLoader:
+    """Iterates over one epoch. It asks for epoch and position at the first ``next()``, when both are known."""
+
+    def __init__(self, data: PromptrieverData) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return order.num_batches(len(self.data.epoch_rows(0)), self.data.global_batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        data, trainer = self.data, self.data.trainer
+        assert trainer is not None
+        epoch = trainer.current_epoch
+        batches = EpochBatches(data, epoch, trainer.lightning_module.tokenizer)
+        yield from DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(data.position(epoch), len(self)),
+            num_workers=data.num_workers,
+            pin_memory=trainer.strategy.root_device.type == "cuda",
+            worker_init_fn=_start_worker,
+        )
+
+
+class EpochBatches(Dataset[Batch]):
+    """Batch number ``step`` of an epoch, for this rank: a pure function of seed, epoch and step."""
+
+    def __init__(self, data: PromptrieverData, epoch: int, tokenizer: TextTokenizer) -> None:
+        self.table: datasets.Dataset = data.table
+        self.groups, self.global_batch_size = data.groups, data.global_batch_size
+        self.order, self.epoch, self.tokenizer = data.epoch_rows(epoch), epoch, tokenizer
+        self.rank, self.world_size = distributed.rank(), distributed.world_size()
+
+    def __getitem__(self, step: int) -> Batch:
+        rows = order.rows_of_batch(self.order, step, self.global_batch_size)
+        own = order.rows_of_rank(rows, self.rank, self.world_size).tolist()
+        columns = self.table[own]
+        records = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        groups = [
+            self.groups(formats.to_row(record), row, self.epoch) for record, row in zip(records, own, strict=True)
+        ]
+        return collate(groups, own, self.tokenizer)
+
+
+def _start_worker(worker: int) -> None:
+    """A worker tokenises on one thread: the tokenizer's own threads do not survive the fork."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

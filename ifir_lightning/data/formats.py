@@ -1,0 +1,265 @@
+"""Training tables in the layout of ``samaya-ai/msmarco-w-instructions``: open, check at the door, read rows.
+
+Columns: query_id, only_query, only_instruction, has_instruction, positive_passages, negative_passages (hard
+negatives), new_negatives (instruction negatives), and ``query``, which has query and instruction joined. A
+passage has docid, text and, where there is one, title. Other columns and fields are not read.
+"""
+
+import contextlib
+import glob
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as paj
+from datasets.exceptions import DatasetsError
+
+from ifir_lightning.data.synthetic import training_rows
+from ifir_lightning.errors import InputError
+from ifir_lightning.records import Passage, Row
+
+Rows = Literal["all", "with_instruction", "without_instruction"]
+
+NUM_SYNTHETIC_ROWS = 20_000
+PASSAGE_COLUMNS = ("positive_passages", "negative_passages", "new_negatives")
+REQUIRED_COLUMNS = ("query_id", "only_instruction", "has_instruction", *PASSAGE_COLUMNS)
+JSONL_BLOCK_BYTES = 16 << 20  # no line may be longer
+JSONL_FEATURES = datasets.Features(
+    {
+        **dict.fromkeys(("query_id", "query", "only_query", "only_instruction"), datasets.Value("string")),
+        "has_instruction": datasets.Value("bool"),
+        **{
+            name: datasets.List({field: datasets.Value("string") for field in ("docid", "title", "text")})
+            for name in PASSAGE_COLUMNS
+        },
+        "teacher_scores": datasets.List(datasets.Value("float64")),
+    }
+)
+
+
+def open_table(path: str, revision: str | None = None) -> datasets.Dataset:
+    """The training table behind a name, memory-mapped: no more of it is in memory than is being read.
+
+    ``path`` is a ``.parquet`` or ``.jsonl`` file, a folder that holds such files at any depth (parquet before
+    jsonl; only those named ``train*`` where there are any), ``synthetic`` or ``synthetic:NUM_ROWS`` (the
+    instruction world of ``data/synthetic.py``, in memory), or a hub id (its split train at ``revision``).
+    Files are converted once, into the cache of ``datasets``.
+    """
+    if path.split(":")[0] == "synthetic":
+        return datasets.Dataset.from_list(list(training_rows(_num_synthetic_rows(path), seed=0)))
+    local = Path(path).expanduser()
+    if not local.exists():
+        return _open_hub(path, revision)
+    if revision is not None:
+        warnings.warn(f"revision {revision!r} is ignored: {path} is a local path", stacklevel=2)
+    files = _table_files(local)
+    with _no_progress_bars(), _readable(path, "intact .parquet or .jsonl files of one layout"):
+        return _open_jsonl(files) if files[0].endswith(".jsonl") else _open_parquet(files)
+
+
+def _num_synthetic_rows(path: str) -> int:
+    _, colon, number = path.partition(":")
+    if not colon:
+        return NUM_SYNTHETIC_ROWS
+    if not number.isdecimal() or int(number) < 1:
+        raise InputError(
+            f"{path!r}: after 'synthetic:' stands a number of rows, at least 1: write synthetic:2000"
+        )
+    return int(number)
+
+
+@contextlib.contextmanager
+def _readable(path: str, allowed: str) -> Iterator[None]:
+    """Whatever the readers raise becomes one line; ``datasets`` hides the cause one level down."""
+    try:
+        yield
+    except (DatasetsError, OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
+        raise InputError(
+            f"{path} cannot be read ({reason}): looked for {allowed}: repair it or name another"
+        ) from error
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Silence for ``datasets``' own bars here only, and only where the environment does not decide it."""
+    if datasets.are_progress_bars_disabled() or datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is not None:
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+
+
+def _open_hub(path: str, revision: str | None) -> datasets.Dataset:
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) or path.endswith((".parquet", ".jsonl")):
+        raise InputError(
+            f"{path}: no such file or folder, and no hub id (owner/name): allowed are a .parquet or .jsonl "
+            "file, a folder of such files, a hub id, or synthetic[:NUM_ROWS]: correct the path"
+        )
+    with _readable(path, "a hub data set with a split train, since there is no such file or folder"):
+        return datasets.load_dataset(path, split="train", revision=revision)
+
+
+def _table_files(local: Path) -> list[str]:
+    """The parquet or jsonl files of a path, sorted by name."""
+    if local.is_file() and local.suffix in (".parquet", ".jsonl"):
+        return [str(local.resolve())]
+    for suffix in (".parquet", ".jsonl") if local.is_dir() else ():
+        names = sorted(glob.glob(f"**/*{suffix}", root_dir=local, recursive=True))
+        names = [name for name in names if Path(name).name.startswith("train")] or names
+        if names:
+            return [str(local.resolve() / name) for name in names]
+    raise InputError(
+        f"{local}: neither a .parquet or .jsonl file nor a folder that holds some (looked at every depth): "
+        "correct the path"
+    )
+
+
+def _open_parquet(files: list[str]) -> datasets.Dataset:
+    return datasets.load_dataset("parquet", data_files=[glob.escape(name) for name in files], split="train")
+
+
+def _open_jsonl(files: list[str]) -> datasets.Dataset:
+    """Types are set by the layout, not guessed from the first lines, where a list may happen to be empty."""
+    stats = [Path(name).stat() for name in files]
+    # So that a changed file is a new entry of the cache.
+    stamps = [(stat.st_mtime_ns, stat.st_size) for stat in stats]
+    return datasets.Dataset.from_generator(
+        _jsonl_records, features=JSONL_FEATURES, gen_kwargs={"files": files, "stamps": stamps}
+    )
+
+
+def _jsonl_records(files: list[str], stamps: list[tuple[int, int]]) -> Iterator[dict]:
+    """The lines of the files: columns that a line lacks are null, those outside the layout are dropped."""
+    parse = paj.ParseOptions(
+        explicit_schema=JSONL_FEATURES.arrow_schema.remove_metadata(), unexpected_field_behavior="ignore"
+    )
+    for file in files:
+        try:
+            for batch in paj.open_json(file, paj.ReadOptions(block_size=JSONL_BLOCK_BYTES), parse):
+                yield from batch.to_pylist()
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{file}: {error}") from error
+
+
+def to_row(record: dict) -> Row:
+    """A record of the table as a Row.
+
+    Where only_query is missing or empty the query comes from ``query``, less the instruction at its end.
+    """
+    instruction = (record.get("only_instruction") or "") if record.get("has_instruction") else ""
+    joined = record.get("query") or ""
+    scores = record.get("teacher_scores")
+    return Row(
+        query_id=str(record["query_id"]),
+        query=(record.get("only_query") or "").strip() or joined.removesuffix(instruction).strip() or joined,
+        instruction=instruction,
+        positives=_passages(record["positive_passages"]),
+        hard_negatives=_passages(record["negative_passages"]),
+        instruction_negatives=_passages(record["new_negatives"]),
+        teacher_scores=None if scores is None else tuple(scores),
+    )
+
+
+def _passages(records: list[dict] | None) -> tuple[Passage, ...]:
+    return tuple(Passage(str(p["docid"]), p.get("title") or "", p["text"] or "") for p in records or ())
+
+
+def check_table(table: datasets.Dataset, path: str) -> None:
+    """InputError for missing columns, rows without positives and empty queries: before training, not in it.
+
+    Reads list offsets and one column of text, batch by batch: well under a second for a million rows.
+    """
+    if not len(table):
+        raise InputError(f"{path} has no rows: a training table needs at least one: name another")
+    if missing := _missing_columns(table.data):
+        raise InputError(
+            f"{path} lacks {', '.join(missing)}: a training table has {', '.join(REQUIRED_COLUMNS)}, and "
+            "only_query or query, none of them all null: add what is missing, empty where there is nothing"
+        )
+    bare = np.flatnonzero(_list_lengths(table, "positive_passages") == 0)
+    _refuse(table, path, bare, "has no positives", "needs a passage in positive_passages")
+    empty = np.concatenate([_empty_queries(batch) for batch in table.data.to_batches()])
+    _refuse(table, path, np.flatnonzero(empty), "has an empty query", "needs text in only_query or query")
+
+
+def _missing_columns(table: pa.Table) -> list[str]:
+    """Names of columns, and of fields of passages, that the reader needs and the table lacks."""
+    present = {name for name in table.column_names if table.column(name).null_count < table.num_rows}
+    missing = [name for name in REQUIRED_COLUMNS if name not in present]
+    if not present & {"only_query", "query"}:
+        missing.append("only_query")
+    for name in PASSAGE_COLUMNS:
+        if name in present:
+            fields = _passage_fields(table.schema.field(name).type)
+            missing += [f"{name}[].{field}" for field in ("docid", "text") if field not in fields]
+    return missing
+
+
+def _passage_fields(column: pa.DataType) -> set[str]:
+    if not (pa.types.is_list(column) or pa.types.is_large_list(column)):
+        return set()
+    if pa.types.is_null(column.value_type):  # every list is empty: nothing says what a passage would hold
+        return {"docid", "text"}
+    return {field.name for field in column.value_type} if pa.types.is_struct(column.value_type) else set()
+
+
+def _refuse(table: datasets.Dataset, path: str, rows: np.ndarray, fault: str, rule: str) -> None:
+    """InputError that names the first of the rows and how many there are, unless there are none."""
+    if len(rows):
+        query_id = _column(table, "query_id")[int(rows[0])].as_py()
+        raise InputError(
+            f"{path}: row {rows[0]} (query_id {query_id!r}) {fault} ({len(rows)} of {len(table)} rows): "
+            f"every row {rule}: add it or remove such rows"
+        )
+
+
+def _column(table: datasets.Dataset, name: str) -> pa.ChunkedArray:
+    assert table._indices is None, "whole tables only: a selection would be read as if it were the whole"
+    return table.data.column(name)
+
+
+def _list_lengths(table: datasets.Dataset, name: str) -> np.ndarray:
+    """Items per row, from the offsets alone: no text is read."""
+    return pc.fill_null(pc.list_value_length(_column(table, name)), 0).to_numpy().astype(np.int64)
+
+
+def _empty_queries(batch: pa.RecordBatch) -> np.ndarray:
+    """True where neither only_query nor query has text; ``query`` is read only where it is needed."""
+    empty = np.ones(len(batch), dtype=bool)
+    for name in ("only_query", "query"):
+        if name in batch.schema.names and empty.any():
+            lengths = pc.utf8_length(pc.utf8_trim_whitespace(batch.column(name).cast(pa.string())))
+            empty &= pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False) == 0
+    return empty
+
+
+def has_instruction(table: datasets.Dataset) -> np.ndarray:
+    """The has_instruction column [num_rows] as booleans; null counts as False."""
+    return pc.fill_null(_column(table, "has_instruction").cast(pa.bool_()), False).to_numpy()
+
+
+def select_rows(table: datasets.Dataset, rows: Rows) -> np.ndarray:
+    """Indices of the rows to train on."""
+    if rows not in get_args(Rows):
+        raise InputError(f"rows {rows!r}: allowed are {', '.join(get_args(Rows))}: choose one")
+    flags = has_instruction(table)
+    wanted = {"all": np.ones_like(flags), "with_instruction": flags, "without_instruction": ~flags}[rows]
+    if not wanted.any():
+        raise InputError(f"rows {rows!r} selects none of the {len(flags)} rows: choose all or another table")
+    return np.flatnonzero(wanted)
+
+
+def count_negatives(table: datasets.Dataset) -> np.ndarray:
+    """Hard and instruction negatives of each row [num_rows]; one that is also a positive is still counted."""
+    return _list_lengths(table, "negative_passages") + _list_lengths(table, "new_negatives")

@@ -1,0 +1,115 @@
+"""Scores of queries against passages -> one number. A loss sees no model, no rank, no token mask."""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ifir_lightning.errors import InputError
+from ifir_lightning.records import Kind
+
+
+class Loss(nn.Module, ABC):
+    """What training minimises. To write a loss of your own, implement ``forward``."""
+
+    @abstractmethod
+    def forward(self, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor) -> Tensor:
+        """A scalar, the mean over queries.
+
+        Args:
+            scores_QP: Every query of this rank against every passage of the global batch, float32.
+            targets_Q: Column of each query's positive.
+            kinds_QP: What each passage is to each query (``Kind``).
+        """
+
+
+class InfoNCE(Loss):
+    """Cross-entropy of the positive among all passages of the global batch.
+
+        loss_q = -log( exp(s_q+ / t) / sum over passages p that are not excluded of w_kind(q, p) exp(s_qp / t) )
+
+    A passage whose id equals the query's positive is no negative and takes no part. A weight w multiplies a
+    negative's share in the denominator: 0 leaves that kind out, 2 counts every such passage twice.
+
+    Args:
+        temperature: Divides the scores, here and nowhere else. A cosine or a mean MaxSim spans [-1, 1]; a summed
+            MaxSim spans the number of query tokens and wants a temperature as many times larger.
+        instruction_negative_weight: w of the query's instruction negatives.
+        hard_negative_weight: w of the query's hard negatives.
+        in_batch_weight: w of the passages of other queries.
+
+    Relations:
+        Other names: NT-Xent, MultipleNegativesRankingLoss (whose ``scale`` is 1 / temperature), Contrastive.
+        With one passage per group and temperature 0.05 it equals sentence-transformers' default.
+
+    Source: van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018, section 2.3.
+    """
+
+    log_weights: Tensor
+
+    def __init__(
+        self,
+        temperature: float = 0.02,
+        instruction_negative_weight: float = 1.0,
+        hard_negative_weight: float = 1.0,
+        in_batch_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise InputError(f"model.loss temperature is {temperature}; allowed is more than 0, usually 0.01 to 1")
+        self.temperature = temperature
+        weights = {
+            Kind.POSITIVE: 1.0,
+            Kind.INSTRUCTION_NEGATIVE: instruction_negative_weight,
+            Kind.HARD_NEGATIVE: hard_negative_weight,
+            Kind.IN_BATCH: in_batch_weight,
+            Kind.EXCLUDED: 0.0,
+        }
+        log_weights = torch.tensor([_log_weight(kind, weights[kind]) for kind in Kind])
+        self.register_buffer("log_weights", log_weights, persistent=False)
+
+    def forward(self, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor) -> Tensor:
+        logits_QP = scores_QP / self.temperature + self.log_weights[kinds_QP.long()]
+        return F.cross_entropy(logits_QP, targets_Q)
+
+
+def _log_weight(kind: Kind, weight: float) -> float:
+    if not (weight >= 0 and math.isfinite(weight)):
+        raise InputError(f"model.loss weight of kind {kind.name} is {weight}; allowed is a finite number from 0 up")
+    return math.log(weight) if weight > 0 else -math.inf
+
+
+def pair_kinds(kinds_P: Tensor, ids_P: Tensor, targets_Q: Tensor, group_size: int) -> Tensor:
+    """kinds_QP: what every passage of the global batch is to every query of this rank.
+
+    Args:
+        kinds_P: What each passage is to its own query.
+        ids_P: Digests of the passages' ids.
+        targets_Q: Column of each query's positive, where its group begins.
+        group_size: Passages per query.
+    """
+    column_P = torch.arange(len(kinds_P), device=kinds_P.device)
+    distance_QP = column_P - targets_Q[:, None]
+    own_QP = (distance_QP >= 0) & (distance_QP < group_size)
+    same_QP = (ids_P == ids_P[targets_Q][:, None]) & (distance_QP != 0)
+    kinds_QP = torch.where(own_QP, kinds_P, Kind.IN_BATCH)
+    return torch.where(same_QP, Kind.EXCLUDED, kinds_QP)
+
+
+def accuracy(scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor) -> Tensor:
+    """Share of queries whose positive scores higher than every negative of the global batch, in [0, 1]."""
+    return _beats(scores_QP, targets_Q, (kinds_QP != Kind.EXCLUDED) & (kinds_QP != Kind.POSITIVE)).float().mean()
+
+
+def instruction_accuracy(scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor) -> Tensor:
+    """Among queries with instruction negatives, the share whose positive beats them all; NaN if there are none."""
+    rivals_QP = kinds_QP == Kind.INSTRUCTION_NEGATIVE
+    return _beats(scores_QP, targets_Q, rivals_QP)[rivals_QP.any(dim=1)].float().mean()
+
+
+def _beats(scores_QP: Tensor, targets_Q: Tensor, rivals_QP: Tensor) -> Tensor:
+    """Whether the positive scores strictly higher than every rival (a tie is no win)."""
+    best_rival_Q = scores_QP.masked_fill(~rivals_QP, float("-inf")).amax(dim=1)
+    return scores_QP.gather(1, targets_Q[:, None]).squeeze(1) > best_rival_Q

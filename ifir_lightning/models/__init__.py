@@ -1,0 +1,1 @@
+"""The transformer and what turns its hidden states into scores."""

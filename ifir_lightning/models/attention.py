@@ -1,0 +1,161 @@
+"""Attention over packed texts: one function registered with transformers, three kernels under it.
+
+A sliding window reaches the function as transformers counts it: ``sliding_window=65`` means that token i sees
+token j where |i - j| <= 64.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+from ifir_lightning.errors import InputError
+
+Attention = Literal["auto", "flash_attention_2", "varlen", "sdpa"]
+Kernel = Literal["flash_attention_2", "varlen", "sdpa"]
+PACKED_ATTENTION = "ifir_packed"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each text of a packed batch begins and ends, in the forms that the kernels ask for."""
+
+    kernel: Kernel
+    lengths: tuple[int, ...]
+    cumulative: Tensor
+    """0, then the end of each text: int32, on the device."""
+    band: Tensor | None
+    """Distances |i - j| up to the longest text: only ``sdpa`` needs them."""
+
+    @property
+    def max_length(self) -> int:
+        return max(self.lengths)
+
+
+def make_layout(lengths_B: Tensor, kernel: Kernel, device: torch.device) -> Layout:
+    """The layout of texts of ``lengths_B`` tokens."""
+    cumulative = F.pad(lengths_B.cumsum(0), (1, 0)).to(torch.int32)
+    band = None
+    if kernel == "sdpa":
+        position = torch.arange(int(lengths_B.max()), device=device)
+        band = (position[:, None] - position).abs()
+    return Layout(kernel, tuple(lengths_B.tolist()), cumulative.to(device, non_blocking=True), band)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: Layout,
+    scaling: float,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each text of [1, heads, T, width] tensors; returns [1, T, heads, width].
+
+    The signature is that of transformers' attention interface; ``layout`` arrives through the model's keyword
+    arguments. A model run without it fails here instead of mixing its texts.
+    """
+    assert attention_mask is None, "packed texts have no mask"
+    heads = _KERNELS[layout.kernel](query[0], key[0], value[0], layout, scaling, dropout, sliding_window)
+    return heads.unsqueeze(0), None
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, p: float, window: int | None) -> Tensor:
+    outputs = []
+    parts = (tensor.split(layout.lengths, dim=1) for tensor in (q, k, v))
+    for query, key, value in zip(*parts, strict=True):
+        length = query.shape[1]
+        mask = None
+        if window is not None and length > window:
+            assert layout.band is not None
+            mask = layout.band[:length, :length] < window
+        attended = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=p, scale=scale)
+        outputs.append(attended)
+    return torch.cat(outputs, dim=1).transpose(0, 1)
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, p: float, window: int | None) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    attended = varlen_attn(
+        *(tensor.transpose(0, 1) for tensor in (q, k, v)),
+        layout.cumulative,
+        layout.cumulative,
+        layout.max_length,
+        layout.max_length,
+        scale=scale,
+        window_size=_reach(window),
+    )
+    assert isinstance(attended, Tensor)
+    return attended
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, p: float, window: int | None) -> Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    return flash_attn_varlen_func(
+        *(tensor.transpose(0, 1) for tensor in (q, k, v)),
+        layout.cumulative,
+        layout.cumulative,
+        layout.max_length,
+        layout.max_length,
+        dropout_p=p,
+        softmax_scale=scale,
+        window_size=_reach(window),
+    )
+
+
+def _reach(window: int | None) -> tuple[int, int]:
+    """Tokens seen to the left and right; -1 for all."""
+    return (-1, -1) if window is None else (window - 1, window - 1)
+
+
+_KERNELS: dict[Kernel, Callable[..., Tensor]] = {"flash_attention_2": _flash, "varlen": _varlen, "sdpa": _sdpa}
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+
+
+def choose_kernel(attention: Attention, device: torch.device, dtype: torch.dtype, dropout: float) -> Kernel:
+    """The kernel for what the recipe asks, given where and in which precision attention will run.
+
+    Raises:
+        InputError: The recipe names a kernel that cannot run there.
+    """
+    half = dtype in (torch.bfloat16, torch.float16)
+    flash = find_spec("flash_attn") is not None
+    obstacles: dict[Kernel, str | None] = {
+        "flash_attention_2": _first(
+            (device.type != "cuda", f"it needs a CUDA device, not {device.type}"),
+            (not half, f"it computes in bfloat16 or float16, not {dtype}"),
+            (not flash, "flash-attn is not installed"),
+        ),
+        "varlen": _first(
+            (device.type != "cuda", f"it needs a CUDA device, not {device.type}"),
+            (not half, f"it computes in bfloat16 or float16, not {dtype}"),
+            (dropout > 0, f"it has no attention dropout, and the checkpoint's is {dropout}"),
+        ),
+        "sdpa": None,
+    }
+    possible: list[Kernel] = [kernel for kernel, obstacle in obstacles.items() if obstacle is None]
+    if attention == "auto":
+        return possible[0]
+    if attention not in possible:
+        raise InputError(
+            f"model.backbone.attention is {attention}: {obstacles[attention]}; possible here: "
+            f"{', '.join(['auto', *possible])} (the extra 'flash' installs flash-attn, "
+            "--trainer.precision bf16-mixed computes in bfloat16)"
+        )
+    return attention
+
+
+def _first(*obstacles: tuple[bool, str]) -> str | None:
+    return next((message for present, message in obstacles if present), None)

@@ -1,0 +1,52 @@
+"""Read other libraries' checkpoint folders, local or on the hub."""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ifir_lightning.errors import InputError
+
+
+def read_pylate_projection(checkpoint: str, hidden_size: int, dim: int, bias: bool) -> dict[str, Tensor]:
+    """State dict of the first Dense layer of a PyLate checkpoint (``1_Dense``).
+
+    Raises:
+        InputError: No such layer, or one of another width, with or without bias, or with an activation.
+    """
+    settings = json.loads(_file(checkpoint, "1_Dense/config.json").read_text())
+    found = (settings["in_features"], settings["out_features"], settings["bias"])
+    if found != (hidden_size, dim, bias):
+        raise InputError(
+            f"the projection of {checkpoint!r} has (in_features, out_features, bias) = {found}, the recipe asks for "
+            f"{(hidden_size, dim, bias)}: set model.pooling's dim and bias to the checkpoint's, or use its backbone"
+        )
+    activation = settings.get("activation_function", "torch.nn.modules.linear.Identity")
+    if not activation.endswith("Identity") or settings.get("use_residual"):
+        raise InputError(
+            f"the projection of {checkpoint!r} has activation {activation} and use_residual "
+            f"{settings.get('use_residual')}; allowed is a plain linear layer: choose another model.pooling.checkpoint"
+        )
+    weights = load_file(_file(checkpoint, "1_Dense/model.safetensors"))
+    return {name.removeprefix("linear."): value.float() for name, value in weights.items()}
+
+
+def _file(checkpoint: str, name: str) -> Path:
+    """A file of a checkpoint folder or of a hub repository."""
+    folder = Path(checkpoint)
+    try:
+        path = folder / name if folder.is_dir() else Path(hf_hub_download(checkpoint, name))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise InputError(
+            f"checkpoint {checkpoint!r} has no readable {name} ({str(error).splitlines()[0]}); allowed is a PyLate "
+            "folder or hub id: check the name, or download it first where there is no network"
+        ) from error
+    if not path.is_file():
+        raise InputError(
+            f"checkpoint {checkpoint!r} has no {name}; allowed is a PyLate folder or hub id: "
+            "check model.pooling.checkpoint, or leave it out for a new projection"
+        )
+    return path

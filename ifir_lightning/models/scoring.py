@@ -1,0 +1,167 @@
+"""Embeddings of queries and passages -> scores, always in float32."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ifir_lightning.models.maxsim import MAX_BLOCK_ELEMENTS, best_similarity, pad_rows
+from ifir_lightning.records import Embeddings
+
+Reduction = Literal["sum", "mean"]
+
+
+class Scorer(nn.Module, ABC):
+    """Scores of queries against passages: all pairs for training, listed pairs for re-ranking."""
+
+    one_per_text: ClassVar[bool] = False
+    """Whether it needs exactly one vector per text."""
+    needs_weights: ClassVar[bool] = False
+    """Whether it needs the token weights of ``TokenProjection(token_weights=True)``."""
+
+    @abstractmethod
+    def forward(self, queries: Embeddings, passages: Embeddings) -> Tensor:
+        """scores_QP of every query against every passage, float32."""
+
+    @abstractmethod
+    def pairs(self, queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> Tensor:
+        """scores_K of the listed (query, passage) pairs, float32; equals ``forward(...)[index_K2]``."""
+
+
+class Dot(Scorer):
+    """Inner product of one vector per text."""
+
+    one_per_text: ClassVar[bool] = True
+
+    def forward(self, queries: Embeddings, passages: Embeddings) -> Tensor:
+        return _dot(queries.values_ND.float(), passages.values_ND.float())
+
+    def pairs(self, queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> Tensor:
+        return _dot_pairs(queries.values_ND.float(), passages.values_ND.float(), index_K2)
+
+
+class Cosine(Scorer):
+    """Cosine of one vector per text, in [-1, 1]: ``Dot`` of normalised vectors."""
+
+    one_per_text: ClassVar[bool] = True
+
+    def forward(self, queries: Embeddings, passages: Embeddings) -> Tensor:
+        return _dot(_normalized(queries), _normalized(passages))
+
+    def pairs(self, queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> Tensor:
+        return _dot_pairs(_normalized(queries), _normalized(passages), index_K2)
+
+
+class MaxSim(Scorer):
+    """s(q, d) = sum over query tokens of the best similarity with any passage token (ColBERT, section 3.3).
+
+    Args:
+        reduction: ``sum`` is the published convention; ``mean`` divides by the number of query tokens, so that a
+            score spans [-1, 1] like a cosine and one temperature serves both paradigms.
+    """
+
+    def __init__(self, reduction: Reduction = "sum") -> None:
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, queries: Embeddings, passages: Embeddings) -> Tensor:
+        return _maxsim(queries, passages, None, self.reduction)
+
+    def pairs(self, queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> Tensor:
+        return _maxsim_pairs(queries, passages, None, self.reduction, index_K2)
+
+
+class WeightedMaxSim(Scorer):
+    """s(q, d) = sum over query tokens of w * (best similarity with any passage token).
+
+    MaxSim can only reward a passage for what it mentions; a token of "not about the price" whose weight w has
+    become negative takes reward away. One scalar per query token, nothing at the passage's side. The weights are
+    learnt by ``TokenProjection(token_weights=True)`` and start at 1, where this equals ``MaxSim``.
+
+    Args:
+        reduction: As in ``MaxSim``; ``mean`` divides by the number of query tokens, not by the sum of weights.
+    """
+
+    needs_weights: ClassVar[bool] = True
+
+    def __init__(self, reduction: Reduction = "sum") -> None:
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, queries: Embeddings, passages: Embeddings) -> Tensor:
+        return _maxsim(queries, passages, queries.weights_N, self.reduction)
+
+    def pairs(self, queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> Tensor:
+        return _maxsim_pairs(queries, passages, queries.weights_N, self.reduction, index_K2)
+
+
+def _normalized(texts: Embeddings) -> Tensor:
+    return F.normalize(texts.values_ND.float(), dim=-1)
+
+
+def _dot(queries_QD: Tensor, passages_PD: Tensor) -> Tensor:
+    with torch.autocast(queries_QD.device.type, enabled=False):
+        return queries_QD @ passages_PD.T
+
+
+def _dot_pairs(queries_QD: Tensor, passages_PD: Tensor, index_K2: Tensor) -> Tensor:
+    query_K, passage_K = index_K2.to(queries_QD.device).T
+    return (queries_QD[query_K] * passages_PD[passage_K]).sum(-1)
+
+
+def _maxsim(queries: Embeddings, passages: Embeddings, weights_N: Tensor | None, reduction: Reduction) -> Tensor:
+    with torch.autocast(queries.values_ND.device.type, enabled=False):
+        best_NP = best_similarity(queries.values_ND, passages)
+    if weights_N is not None:
+        best_NP = best_NP * weights_N[:, None]
+    lengths_Q = queries.lengths_B.to(best_NP.device)
+    return torch.segment_reduce(best_NP, reduction, lengths=lengths_Q, axis=0)
+
+
+def _maxsim_pairs(
+    queries: Embeddings, passages: Embeddings, weights_N: Tensor | None, reduction: Reduction, index_K2: Tensor
+) -> Tensor:
+    """Pairs as padded rectangles, those of similar passages together, a bounded number at a time."""
+    if weights_N is None:
+        weights_N = queries.values_ND.new_ones(len(queries.values_ND))
+    index_K2 = index_K2.cpu()
+    order_K = passages.lengths_B[index_K2[:, 1]].argsort(stable=True)
+    scores = [
+        _maxsim_rectangle(queries, passages, weights_N, reduction, index_K2[part])
+        for part in _pair_parts(queries, passages, index_K2, order_K)
+    ]
+    return torch.cat(scores)[order_K.argsort().to(scores[0].device)]
+
+
+def _maxsim_rectangle(
+    queries: Embeddings, passages: Embeddings, weights_N: Tensor, reduction: Reduction, index_K2: Tensor
+) -> Tensor:
+    query_KL, passage_KM = _rows(queries, index_K2[:, 0]), _rows(passages, index_K2[:, 1])
+    with torch.autocast(query_KL.device.type, enabled=False):
+        similarity_KLM = (
+            queries.values_ND[query_KL].float() @ passages.values_ND[passage_KM].float().transpose(1, 2)
+        )
+    best_KL = similarity_KLM.masked_fill((passage_KM < 0)[:, None, :], float("-inf")).amax(dim=-1)
+    weighted_KL = (best_KL * weights_N[query_KL]).masked_fill(query_KL < 0, 0.0)
+    total_K = weighted_KL.sum(1)
+    return total_K / (query_KL >= 0).sum(1) if reduction == "mean" else total_K
+
+
+def _rows(texts: Embeddings, index_K: Tensor) -> Tensor:
+    return pad_rows(texts.offsets_B[index_K], texts.lengths_B[index_K]).to(texts.values_ND.device)
+
+
+def _pair_parts(queries: Embeddings, passages: Embeddings, index_K2: Tensor, order_K: Tensor) -> Iterator[Tensor]:
+    """Parts of ``order_K`` whose rectangles hold about ``MAX_BLOCK_ELEMENTS`` numbers each."""
+    longest = int(queries.lengths_B.max())
+    width = queries.values_ND.shape[1]
+    start = 0
+    while start < len(order_K):
+        lengths = passages.lengths_B[index_K2[order_K[start:], 1]]
+        size = torch.arange(1, len(lengths) + 1) * (longest * lengths + (longest + lengths) * width)
+        stop = start + max(1, int((size <= MAX_BLOCK_ELEMENTS).sum()))
+        yield order_K[start:stop]
+        start = stop

@@ -1,0 +1,198 @@
+"""The nouns that every part of the project shares.
+
+Letters in tensor names (``scores_QP`` is a matrix of queries by passages):
+
+    B  texts in a batch          T  tokens of all texts, one after the other
+    Q  queries                   D  width of a hidden state or an embedding
+    P  passages                  N  embedding rows: one per kept token, or one per text
+    G  group size (1 positive + its negatives)
+    K  listed (query, passage) pairs
+
+Nothing is padded: B texts are one flat tensor of T tokens and B lengths. The passages of a batch are
+*group-major*: those of query i are the rows i*G to (i+1)*G, its positive first.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text that can be retrieved."""
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training query with all its passages, whatever layout it was stored in.
+
+    ``query`` is the query without its instruction, ``instruction`` is "" where there is none.
+    ``teacher_scores``, where present, follow the order positives, instruction negatives, hard negatives.
+    """
+
+    query_id: str
+    query: str
+    instruction: str
+    positives: tuple[Passage, ...]
+    hard_negatives: tuple[Passage, ...]
+    instruction_negatives: tuple[Passage, ...]
+    teacher_scores: tuple[float, ...] | None = None
+
+
+class Kind(IntEnum):
+    """What a passage is to a query."""
+
+    POSITIVE = 0
+    INSTRUCTION_NEGATIVE = 1  # fits the query, breaks the instruction
+    HARD_NEGATIVE = 2  # mined for this query
+    IN_BATCH = 3  # belongs to another query of the global batch
+    EXCLUDED = 4  # the query's own positive once more: neither positive nor negative
+
+
+@dataclass(frozen=True)
+class Group:
+    """One query and its ``group_size`` passages: the positive, then instruction negatives, then hard ones."""
+
+    query: str
+    instruction: str
+    passages: tuple[Passage, ...]
+    kinds: tuple[Kind, ...]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Texts laid end to end: ``lengths_B`` says where one stops and the next begins.
+
+    Fields whose name ends in ``_B`` have one entry per text, all others one row per token (or embedding). Every
+    method keeps them together. ``lengths_B`` stays on the CPU, so that shapes are known without a device wait.
+    """
+
+    lengths_B: Tensor
+
+    def __len__(self) -> int:
+        return len(self.lengths_B)
+
+    @property
+    def offsets_B(self) -> Tensor:
+        """Row at which each text begins."""
+        return self.lengths_B.cumsum(0) - self.lengths_B
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same texts on another device."""
+        return self._map(lambda name, value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same texts in page-locked memory (called by the data loader)."""
+        return self._map(lambda name, value: value.pin_memory())
+
+    def select(self, index_K: Tensor) -> Self:
+        """The texts ``index_K``, in that order."""
+        lengths_K = self.lengths_B[index_K]
+        rows = segment_rows(self.offsets_B[index_K], lengths_K)
+        selected = self._map(
+            lambda name, value: value[index_K if name.endswith("_B") else rows.to(value.device)]
+        )
+        return replace(selected, lengths_B=lengths_K)
+
+    def split(self, *num_texts: int) -> tuple[Self, ...]:
+        """Consecutive parts of ``num_texts`` texts each."""
+        bounds = torch.tensor((0, *num_texts)).cumsum(0).tolist()
+        assert bounds[-1] == len(self), f"parts of {num_texts} texts do not make {len(self)}"
+        return tuple(self._slice(start, stop) for start, stop in pairwise(bounds))
+
+    @classmethod
+    def concat(cls, parts: Sequence[Self]) -> Self:
+        """All texts of ``parts``, one after the other."""
+        values: dict[str, Tensor | None] = {}
+        for field in fields(cls):
+            present = [value for part in parts if (value := getattr(part, field.name)) is not None]
+            assert len(present) in (0, len(parts)), f"{field.name} is set in some parts only"
+            values[field.name] = torch.cat(present) if present else None
+        return cls(**values)  # type: ignore[arg-type]
+
+    def _slice(self, start: int, stop: int) -> Self:
+        first, last = int(self.lengths_B[:start].sum()), int(self.lengths_B[:stop].sum())
+        part = self._map(lambda name, v: v[start:stop] if name.endswith("_B") else v[first:last])
+        return replace(part, lengths_B=self.lengths_B[start:stop])
+
+    def _map(self, change: Callable[[str, Tensor], Tensor]) -> Self:
+        changed = {
+            field.name: change(field.name, value)
+            for field in fields(self)
+            if field.name != "lengths_B" and (value := getattr(self, field.name)) is not None
+        }
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class Tokens(Packed):
+    """Tokenised texts. ``keep_T``: tokens that late interaction keeps; ``cut_B``: tokens lost to the limit."""
+
+    input_ids_T: Tensor
+    keep_T: Tensor
+    cut_B: Tensor
+
+
+@dataclass(frozen=True)
+class Hidden(Packed):
+    """What the backbone makes of Tokens: one hidden state per token."""
+
+    values_TD: Tensor
+    keep_T: Tensor
+
+
+@dataclass(frozen=True)
+class Embeddings(Packed):
+    """What pooling makes of Hidden: one row per kept token, or exactly one per text.
+
+    ``weights_N``, where the pooling learns them, are the factors of weighted MaxSim.
+    """
+
+    values_ND: Tensor
+    weights_N: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The share of one rank in a global batch: Q queries and their Q * G passages, group-major.
+
+    ``passage_ids_P`` are 64-bit digests of the passages' ids (equal ids, equal digests); ``kinds_P`` holds what
+    each passage is to its own query; ``rows_Q`` are the rows of the table, for messages.
+    """
+
+    queries: Tokens
+    passages: Tokens
+    passage_ids_P: Tensor
+    kinds_P: Tensor
+    rows_Q: Tensor
+
+    @property
+    def group_size(self) -> int:
+        """Passages per query."""
+        return len(self.passages) // len(self.queries)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same batch on another device."""
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory (called by the data loader)."""
+        return self._map(lambda value: value.pin_memory())
+
+    def _map(self, change: Callable[[Any], Any]) -> "Batch":
+        return Batch(**{field.name: change(getattr(self, field.name)) for field in fields(self)})
+
+
+def segment_rows(offsets_K: Tensor, lengths_K: Tensor) -> Tensor:
+    """Row numbers of segments that begin at ``offsets_K`` and are ``lengths_K`` long, one after the other."""
+    before_K = lengths_K.cumsum(0) - lengths_K
+    return torch.repeat_interleave(offsets_K - before_K, lengths_K) + torch.arange(int(lengths_K.sum()))
