@@ -13,7 +13,6 @@ from jsonargparse import auto_cli
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.callbacks.prediction import TrecPrediction
@@ -108,6 +107,11 @@ def main() -> None:
         sys.exit(2)
 
 
+def _rank() -> int:
+    """This process's rank before any process group exists, as torchrun, SLURM or Lightning set it."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
+
+
 def _set_up_process() -> None:
     """Settings of the process as a whole, which no import may make."""
     log = logging.getLogger("ifir_lightning")
@@ -115,6 +119,6 @@ def _set_up_process() -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
         log.addHandler(handler)
-    log.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)
+    log.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
     torch.set_flush_denormal(True)  # tiny gradients of a low temperature make a CPU step many times slower

@@ -59,12 +59,7 @@ class PMRR:
 def base_ids(query_ids: Iterable[str]) -> list[str]:
     """The distinct base queries of ids like ``310-og`` and ``310-changed``, in their order."""
     variants = (ORIGINAL, CHANGED)
-    cut = (
-        query_id.removesuffix(suffix)
-        for query_id in query_ids
-        for suffix in variants
-        if query_id.endswith(suffix)
-    )
+    cut = (query_id.removesuffix(suffix) for query_id in query_ids for suffix in variants if query_id.endswith(suffix))
     return list(dict.fromkeys(cut))
 
 
@@ -93,9 +88,7 @@ def p_mrr(run: Run, changed: Changed) -> PMRR:
     return PMRR({base: _mean_change(run, base, doc_ids) for base, doc_ids in usable.items()}, skipped)
 
 
-def query_values(
-    run: Run, qrels: Qrels, bases: Sequence[str], scale: Scale
-) -> dict[Metric, dict[str, float]]:
+def query_values(run: Run, qrels: Qrels, bases: Sequence[str], scale: Scale) -> dict[Metric, dict[str, float]]:
     """MAP@1000 and nDCG@5 (linear gain) of every base query on a scale, by trec_eval.
 
     A query that the run lacks, or without a relevant passage, counts 0. trec_eval holds scores in float32:
@@ -106,8 +99,7 @@ def query_values(
     evaluator = RelevanceEvaluator({base: qrels.get(base + judged, {}) for base in bases}, MEASURES.values())
     found = evaluator.evaluate({base: run[base + asked] for base in bases if run.get(base + asked)})
     return {
-        metric: {base: found.get(base, {}).get(measure, 0.0) for base in bases}
-        for metric, measure in MEASURES.items()
+        metric: {base: found.get(base, {}).get(measure, 0.0) for base in bases} for metric, measure in MEASURES.items()
     }
 
 
@@ -118,9 +110,7 @@ def evaluate_run(run: Run, qrels: Qrels, changed: Changed, name: str, metric: Me
     per_scale = {scale: query_values(run, qrels, bases, scale) for scale in SCALES}
     metrics: Metrics = {"task": name, "p_mrr": 100 * result.mean}
     for key in MEASURES:
-        metrics |= {
-            f"{key}_{scale}": 100 * fmean(values[key].values()) for scale, values in per_scale.items()
-        }
+        metrics |= {f"{key}_{scale}": 100 * fmean(values[key].values()) for scale, values in per_scale.items()}
     metrics |= {f"score_{scale}": metrics[f"{metric}_{scale}"] for scale in SCALES}
     num_changed = sum(len(doc_ids) for doc_ids in changed.values())
     return metrics | {
@@ -156,8 +146,7 @@ def _mean_change(run: Run, base: str, doc_ids: Sequence[str]) -> float:
     original, changed = ranks(run[base + ORIGINAL]), ranks(run[base + CHANGED])
     after_original, after_changed = len(original) + 1, len(changed) + 1
     return fmean(
-        rank_change(original.get(doc_id, after_original), changed.get(doc_id, after_changed))
-        for doc_id in doc_ids
+        rank_change(original.get(doc_id, after_original), changed.get(doc_id, after_changed)) for doc_id in doc_ids
     )
 
 

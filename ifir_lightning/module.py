@@ -108,6 +108,7 @@ class RetrieverModule(LightningModule):
         log = {
             "train/accuracy": accuracy(scores_QP, targets_Q, kinds_QP),
             "train/truncated_queries": (batch.queries.cut_B > 0).float().mean(),
+            "step": torch.tensor(self.global_step + 1.0),  # loggers count updates done, as folders and pictures do
         }
         if not torch.isnan(following := instruction_accuracy(scores_QP, targets_Q, kinds_QP)):
             log["train/accuracy_instruction_negatives"] = following

@@ -98,9 +98,7 @@ class Packed:
         """The texts ``index_K``, in that order."""
         lengths_K = self.lengths_B[index_K]
         rows = segment_rows(self.offsets_B[index_K], lengths_K)
-        selected = self._map(
-            lambda name, value: value[index_K if name.endswith("_B") else rows.to(value.device)]
-        )
+        selected = self._map(lambda name, value: value[index_K if name.endswith("_B") else rows.to(value.device)])
         return replace(selected, lengths_B=lengths_K)
 
     def split(self, *num_texts: int) -> tuple[Self, ...]:

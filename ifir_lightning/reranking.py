@@ -79,7 +79,12 @@ class Reranker:
         return encoded.select(torch.cat(chunks).argsort())
 
     def _score(
-        self, queries: Embeddings, tokens: Tokens, ids: Sequence[str], listed: Mapping[str, list[int]], run: Run
+        self,
+        queries: Embeddings,
+        tokens: Tokens,
+        ids: Sequence[str],
+        listed: Mapping[str, list[int]],
+        run: Run,
     ) -> None:
         pairs = [(query, passage) for passage, id_ in enumerate(ids) for query in listed[id_]]
         embeddings = self.encode(tokens.to(self.device))

@@ -68,9 +68,9 @@ class TextTokenizer:
         return tokens
 
     def _pack(self, texts: Sequence[str], limit: int) -> Tokens:
-        encoded = self.tokenizer(
-            list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False
-        )["input_ids"]
+        encoded = self.tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)[
+            "input_ids"
+        ]
         kept = [ids if len(ids) <= limit else ids[: limit - len(self._suffix)] + self._suffix for ids in encoded]
         if not all(kept):
             raise InputError(
@@ -94,7 +94,7 @@ class TextTokenizer:
 
     def _token_id(self, word: str) -> int:
         token_id = self.tokenizer.convert_tokens_to_ids(word)
-        if token_id is None:
+        if not isinstance(token_id, int):
             raise InputError(
                 f"model.text.passage_skiplist names {word!r}, which is no token of this tokenizer and it has no "
                 "unknown token; allowed are tokens of its vocabulary: remove the word"

@@ -78,9 +78,7 @@ def _read(path: Path, layout: Layout[Number]) -> dict[str, dict[str, Number]]:
             raise InputError(f"{path}:{number}: {error}") from error
         table[query_id][doc_id] = value
     if not table:
-        raise InputError(
-            f"{path}: holds 0 lines; allowed are lines {layout.line!r}: check what wrote the file"
-        )
+        raise InputError(f"{path}: holds 0 lines; allowed are lines {layout.line!r}: check what wrote the file")
     return table
 
 
@@ -93,9 +91,7 @@ def _fields(line: str, layout: Layout[Number]) -> tuple[str, str, Number]:
     try:
         return fields["qid"], fields["docid"], layout.number(text)
     except ValueError as error:
-        raise InputError(
-            f"{layout.column} {text!r}; allowed is {layout.allowed}: correct the line"
-        ) from error
+        raise InputError(f"{layout.column} {text!r}; allowed is {layout.allowed}: correct the line") from error
 
 
 def _numbered_lines(path: Path) -> list[tuple[int, str]]:

@@ -45,7 +45,9 @@ def audit_queries(tokenizer: TextTokenizer, queries: Mapping[str, str], instruct
     return QueryCuts(
         limit=tokenizer.format.max_query_length,
         share=lost / (lost + int(tokens.lengths_B.sum())),
-        cut=tuple(id_ for id_, count in zip(queries, tokens.cut_B.tolist(), strict=True) if count and instructions[id_]),
+        cut=tuple(
+            id_ for id_, count in zip(queries, tokens.cut_B.tolist(), strict=True) if count and instructions[id_]
+        ),
         identical=tuple(
             base
             for base in base_ids(queries)

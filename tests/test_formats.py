@@ -34,9 +34,7 @@ def scored(docid: str) -> dict:
     return {**plain(docid), "title": "t", "explanation": "", "followir_score": 0.5, "joint_id": ""}
 
 
-def record(
-    query_id: str, query: str, instruction: str, positives: str, hard: str, broken: str
-) -> dict[str, Any]:
+def record(query_id: str, query: str, instruction: str, positives: str, hard: str, broken: str) -> dict[str, Any]:
     """A record of the published layout; every passage is one letter."""
     return {
         "query_id": query_id,
@@ -150,9 +148,7 @@ def test_synthetic_rows_by_number() -> None:
 
 def test_synthetic_has_a_default_number(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(
-        formats, "training_rows", lambda num_rows, seed: asked.append((num_rows, seed)) or RECORDS
-    )
+    monkeypatch.setattr(formats, "training_rows", lambda num_rows, seed: asked.append((num_rows, seed)) or RECORDS)
     assert len(open_table("synthetic")) == 3
     assert asked == [(20_000, 0)]
 
@@ -211,9 +207,7 @@ def test_a_selection_that_leaves_nothing_is_one_line() -> None:
     table = datasets.Dataset.from_list(RECORDS[:1])
     with pytest.raises(InputError, match="rows 'with_instruction' selects none of the 1 rows: choose all"):
         select_rows(table, "with_instruction")
-    with pytest.raises(
-        InputError, match="rows 'some': allowed are all, with_instruction, without_instruction"
-    ):
+    with pytest.raises(InputError, match="rows 'some': allowed are all, with_instruction, without_instruction"):
         select_rows(table, "some")  # type: ignore[arg-type]
 
 
@@ -349,9 +343,7 @@ def test_a_bad_number_of_synthetic_rows_is_refused(path: str) -> None:
     assert "at least 1: write synthetic:2000" in cannot_open(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "num_rows", "num_with"), [("terms", 3348, 2829), ("instructions", 1702, 1002)]
-)
+@pytest.mark.parametrize(("name", "num_rows", "num_with"), [("terms", 3348, 2829), ("instructions", 1702, 1002)])
 def test_real_tables(name: str, num_rows: int, num_with: int) -> None:
     folder = REAL_TABLES / f"train-msmarco-{name}"
     if not folder.is_dir():

@@ -158,9 +158,7 @@ def fingerprint() -> str:
     """Groups of every strategy, filled and not, over rows and epochs."""
     rows = [row(10, 2), row(3, 5), row(1, 1, num_positives=3)]
     takes = [sampler(6, strategy, seed=11) for strategy in STRATEGIES]
-    return "|".join(
-        ids(take(r, i, epoch)) for take in takes for i, r in enumerate(rows) for epoch in range(3)
-    )
+    return "|".join(ids(take(r, i, epoch)) for take in takes for i, r in enumerate(rows) for epoch in range(3))
 
 
 def test_frozen_groups() -> None:
@@ -204,9 +202,7 @@ def test_another_process_with_another_hash_seed_makes_the_same_groups() -> None:
 
 
 def test_other_seeds_and_rows_make_other_groups() -> None:
-    groups = {
-        ids(sampler(6, "random", seed=seed)(row(30), index, 0)) for seed in range(5) for index in range(5)
-    }
+    groups = {ids(sampler(6, "random", seed=seed)(row(30), index, 0)) for seed in range(5) for index in range(5)}
     assert len(groups) == 25
 
 
@@ -236,9 +232,7 @@ def test_an_ignored_top_k_is_said() -> None:
 
 
 def test_a_row_without_negatives_is_one_line() -> None:
-    with pytest.raises(
-        InputError, match=r"row 7 \(query_id 'q1'\) has no negative for group_size 4: .* set it to 1"
-    ):
+    with pytest.raises(InputError, match=r"row 7 \(query_id 'q1'\) has no negative for group_size 4: .* set it to 1"):
         sampler(4, "top")(row(0), 7, 0)
 
 
@@ -247,13 +241,9 @@ def test_check_group_size() -> None:
     assert check_group_size(counts, 4) is None
     assert check_group_size(counts, 16) == "2 of 4 rows have fewer than 15 negatives: theirs are repeated"
     assert check_group_size(np.array([0, 0]), 1) is None
-    with pytest.raises(
-        InputError, match=r"group_size 17 .* the most negatives a row has is 15: choose 1 to 16"
-    ):
+    with pytest.raises(InputError, match=r"group_size 17 .* the most negatives a row has is 15: choose 1 to 16"):
         check_group_size(counts, 17)
-    with pytest.raises(
-        InputError, match=r"group_size 2: 2 of 4 rows have no negative, first row 1: .* remove"
-    ):
+    with pytest.raises(InputError, match=r"group_size 2: 2 of 4 rows have no negative, first row 1: .* remove"):
         check_group_size(np.array([5, 0, 5, 0]), 2)
     with pytest.raises(InputError, match="group_size 0: it must be at least 1"):
         check_group_size(counts, 0)

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from datasets import Sequence, Value, load_dataset
+from datasets import Value, load_dataset
 from transformers import AutoTokenizer
 
 from ifir_lightning.commands.synthesize import synthesize
@@ -32,10 +32,7 @@ SENTENCE_OF = {
     for sentence in sentences
 }
 NAME_OF = {
-    (domain, name): aspect
-    for domain in DOMAINS
-    for aspect, (names, _) in aspects(domain).items()
-    for name in names
+    (domain, name): aspect for domain in DOMAINS for aspect, (names, _) in aspects(domain).items() for name in names
 }
 
 
@@ -264,7 +261,7 @@ def test_files_have_the_published_layout_and_hold_the_world(tmp_path: Path) -> N
             assert list(records) == tables[config]
 
 
-def read(paths: list[str], cache: Path):  # noqa: ANN201
+def read(paths: list[str], cache: Path):
     return load_dataset("parquet", data_files=paths, split="train", cache_dir=str(cache / "cache"))
 
 
@@ -299,7 +296,11 @@ def test_the_tokenizer_of_the_quickstart_is_the_built_one() -> None:
     assert committed.get_vocab() == built.get_vocab()
     assert committed.special_tokens_map == built.special_tokens_map
     assert committed.model_max_length == built.model_max_length == 512
-    assert built("Lisbon")["input_ids"] == [built.cls_token_id, built.get_vocab()["lisbon"], built.sep_token_id]
+    assert built("Lisbon")["input_ids"] == [
+        built.cls_token_id,
+        built.get_vocab()["lisbon"],
+        built.sep_token_id,
+    ]
     assert (built.pad_token_id, built.padding_side) == (0, committed.padding_side)
 
 

@@ -21,8 +21,12 @@ from ifir_lightning.reranking import Reranker
 from ifir_lightning.trec import write_run
 from ifir_lightning.truncation import audit_queries
 
-_LOGGED = ("p_mrr", "map_1000_a", "map_1000_b", "map_1000_c", "ndcg_5_a", "ndcg_5_b", "ndcg_5_c")
-_LOGGED += ("score_a", "score_b", "score_c", "truncated_query_tokens", "truncated_passage_tokens")
+_LOGGED = (
+    "p_mrr",
+    *(f"{metric}_{scale}" for metric in ("map_1000", "ndcg_5", "score") for scale in "abc"),
+    "truncated_query_tokens",
+    "truncated_passage_tokens",
+)
 
 
 class FollowIRValidation(Callback):
@@ -63,7 +67,7 @@ class FollowIRValidation(Callback):
             logged = self._evaluate(trainer, module)
             headline = logged.pop("followir/p_mrr")
             module.log("followir/p_mrr", headline, prog_bar=True, rank_zero_only=True)
-            module.log_dict(logged, rank_zero_only=True)
+            module.log_dict(logged | {"step": float(trainer.global_step)}, rank_zero_only=True)
 
     def on_test_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         module.log_dict(self._evaluate(trainer, module), rank_zero_only=True)
@@ -147,7 +151,10 @@ def _table(results: list[Metrics], means: dict[str, float], title: str) -> Table
     for metrics in results:
         values = [f"{metrics['p_mrr']:+.2f}", *(f"{metrics[key]:.2f}" for key in keys)]
         table.add_row(
-            str(metrics["task"]), *values, str(metrics["num_queries"]), f"{metrics['truncated_query_tokens']:.1f}%"
+            str(metrics["task"]),
+            *values,
+            str(metrics["num_queries"]),
+            f"{metrics['truncated_query_tokens']:.1f}%",
         )
     table.add_section()
     table.add_row("mean", f"{means['p_mrr']:+.2f}", *(f"{means[key]:.2f}" for key in keys), style="bold")

@@ -40,9 +40,7 @@ def _mismatch(run: Run, task: Task, metrics: Metrics) -> str:
             f" count 0 in MAP and nDCG, and p-MRR skips {metrics['skipped_queries']} base queries"
         )
     if unknown := [query_id for query_id in run if query_id not in task.queries]:
-        faults.append(
-            f"has {len(unknown)} query ids that {task.name} does not know (first {unknown[0]!r}): ignored"
-        )
+        faults.append(f"has {len(unknown)} query ids that {task.name} does not know (first {unknown[0]!r}): ignored")
     return "; ".join(faults)
 
 

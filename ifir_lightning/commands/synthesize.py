@@ -24,17 +24,13 @@ def synthesize(
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"Wrote to [bold]{escape(output)}[/bold]:")
     console.print(f"  train/      {num_rows:,} rows in the layout of samaya-ai/msmarco-w-instructions")
-    console.print(
-        f"  tasks/      {', '.join(TASKS)}: {num_queries} queries x {num_candidates} candidates each"
-    )
+    console.print(f"  tasks/      {', '.join(TASKS)}: {num_queries} queries x {num_candidates} candidates each")
     console.print("  tokenizer/  WordPiece over the words of this world")
     for label, text in _example(num_rows, seed):
         console.print(f"  [bold]{label:<21}[/bold] {escape(text)}")
     console.print("Train on it:")
     folder = escape(output.rstrip("/"))
-    console.print(
-        f"  python -m ifir_lightning fit --config configs/quickstart.yaml --data.train {folder}/train"
-    )
+    console.print(f"  python -m ifir_lightning fit --config configs/quickstart.yaml --data.train {folder}/train")
 
 
 def _example(num_rows: int, seed: int) -> list[tuple[str, str]]:

@@ -107,7 +107,8 @@ class PromptrieverData(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """The position: epoch, batches done, and what must not change when training continues."""
         assert self.trainer is not None
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        done = progress.ready  # every batch that was fetched is processed when a checkpoint is written
         return {"epoch": self.trainer.current_epoch, "batches_done": done} | self._identity()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -155,12 +156,13 @@ class EpochLoader:
     def __iter__(self) -> Iterator[Batch]:
         data, trainer = self.data, self.data.trainer
         assert trainer is not None
-        epoch = trainer.current_epoch
-        batches = EpochBatches(data, epoch, trainer.lightning_module.tokenizer)
+        tokenizer = trainer.lightning_module.tokenizer
+        assert isinstance(tokenizer, TextTokenizer)
+        batches = EpochBatches(data, trainer.current_epoch, tokenizer)
         yield from DataLoader(
             batches,
             batch_size=None,
-            sampler=range(data.position(epoch), len(self)),
+            sampler=range(data.position(trainer.current_epoch), len(self)),
             num_workers=data.num_workers,
             pin_memory=trainer.strategy.root_device.type == "cuda",
             worker_init_fn=_start_worker,

@@ -34,13 +34,11 @@ V1_QRELS = {"qrels_og": ORIGINAL, "qrels_changed": CHANGED}
 V1_CONFIGS = ("corpus", "queries", *V1_QRELS, "top_ranked")
 CONFIGS = {*V2_CONFIGS, *V1_CONFIGS}
 FOLDERS = {"data": "default"}  # push_to_hub puts the config "default" there
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 SYNTHETIC = "synthetic/"
 READERS: dict[str, Callable[[Path], Records]] = {
     ".parquet": lambda file: pq.read_table(file, partitioning=None).to_pylist(),
-    ".jsonl": lambda file: [
-        json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line
-    ],
+    ".jsonl": lambda file: [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line],
 }
 
 
@@ -82,7 +80,7 @@ def load_task(path_or_id: str) -> Task:
 def task_name(path_or_id: str) -> str:
     """A short name for metrics and files: core17, followir-mini-core17, synthetic-travel."""
     path = Path(path_or_id).expanduser()
-    last = path.resolve().name if path.is_dir() else path_or_id.partition("@")[0].rpartition("/")[2]
+    last = path.resolve().name if path.is_dir() else path_or_id.partition("@")[0].rstrip("/").rpartition("/")[2]
     if path_or_id.startswith(SYNTHETIC):
         last = path_or_id
     last = re.sub(r"(-instructions(-mteb)?|InstructionRetrieval)$", "", last)
@@ -94,7 +92,7 @@ def read_tables(path_or_id: str) -> Tables:
     folder = Path(path_or_id).expanduser()
     if path_or_id.startswith(SYNTHETIC):
         return synthetic.task_tables(path_or_id.removeprefix(SYNTHETIC))
-    if folder.is_dir():
+    if path_or_id and folder.is_dir():
         return _read_folder(folder)
     beside_others = len(folder.parts) > 1 and folder.parent.is_dir()
     if HUB_ID.fullmatch(path_or_id) and not beside_others:
@@ -146,8 +144,7 @@ def _read_hub(hub_id: str, revision: str | None) -> Tables:
 
 def _one_split(where: object, splits: Mapping[str, T]) -> T:
     if len(splits) > 1 and "test" not in splits:
-        found = ", ".join(splits)
-        raise InputError(f"{where} has the splits {found}; allowed is one, or one called test: remove others")
+        raise InputError(f"{where} has splits {list(splits)}; allowed is one, or one called test: remove others")
     return splits["test"] if "test" in splits else next(iter(splits.values()))
 
 
@@ -168,8 +165,7 @@ class _Source:
     def records(self, config: str) -> Records:
         if not (records := self.tables.get(config)):
             needed = ", ".join(V1_CONFIGS if self.is_v1 else V2_CONFIGS)
-            there = f"missing or empty among {', '.join(sorted(self.tables)) or 'none'}"
-            raise self.error(config, f"{there}; allowed are {needed}: add it or check the path")
+            raise self.error(config, f"missing or empty, found {list(self.tables)}; needed are {needed}: add it")
         return records
 
     def column(self, config: str, name: str) -> list[Any]:
@@ -195,7 +191,6 @@ class _Source:
         return mapping
 
     def lists(self, config: str) -> dict[str, tuple[str, ...]]:
-        """Passage ids by query id."""
         lists = self.mapping(config, "query-id", "corpus-ids")
         return {query_id: tuple(map(str, doc_ids)) for query_id, doc_ids in lists.items()}
 
@@ -239,11 +234,12 @@ def task_from_tables(name: str, tables: Tables) -> Task:
 
 
 def _from_v2(source: _Source) -> _Parts:
+    qrels = "qrels" if "qrels" in source.tables and "default" not in source.tables else "default"
     return _Parts(
         queries=source.mapping("queries", "_id", "text"),
         instructions=source.mapping("instruction", "query-id", "instruction"),
         candidates=source.lists("top_ranked"),
-        qrels=source.qrels("default" if "default" in source.tables else "qrels"),
+        qrels=source.qrels(qrels),
         changed=source.lists("qrel_diff"),
     )
 
@@ -289,11 +285,10 @@ def _check_queries(name: str, parts: _Parts) -> None:
 
 def _passages(source: _Source, candidates: Mapping[str, tuple[str, ...]]) -> dict[str, Passage]:
     texts = source.mapping("corpus", "_id", "text")
-    titles = (record.get("title") or "" for record in source.records("corpus"))
-    titled = dict(zip(texts, titles, strict=True))
+    titles = dict(zip(texts, (record.get("title") for record in source.records("corpus")), strict=True))
     listed = {doc_id: query_id for query_id, doc_ids in candidates.items() for doc_id in doc_ids}
     for doc_id, query_id in listed.items():
         if doc_id not in texts:
             fault = f"query {query_id!r} lists passage {doc_id!r}; allowed are the {len(texts)} ids of corpus"
             raise source.error("top_ranked", f"{fault}: add it there or unlist it")
-    return {doc_id: Passage(doc_id, titled[doc_id], texts[doc_id]) for doc_id in listed}
+    return {doc_id: Passage(doc_id, titles[doc_id] or "", texts[doc_id]) for doc_id in listed}

@@ -68,9 +68,7 @@ def _num_synthetic_rows(path: str) -> int:
     if not colon:
         return NUM_SYNTHETIC_ROWS
     if not number.isdecimal() or int(number) < 1:
-        raise InputError(
-            f"{path!r}: after 'synthetic:' stands a number of rows, at least 1: write synthetic:2000"
-        )
+        raise InputError(f"{path!r}: after 'synthetic:' stands a number of rows, at least 1: write synthetic:2000")
     return int(number)
 
 

@@ -2,8 +2,8 @@
 
 A line of TOPICS is a topic: its name and further phrasings, every one a noun phrase. In ASPECTS a line at the
 margin is an aspect with the short names that instructions use; the indented lines under it are the sentences
-by which a passage *mentions* that aspect. A sentence mentions one aspect only, does not name its topic, and
-starts with a word that may be written small; ``{n}`` stands for a number.
+by which a passage *mentions* that aspect. A sentence shares a word with one of the names, mentions no other
+aspect, does not name its topic, and starts with a word that may be written small; ``{n}`` is a number.
 """
 
 NUMBERS = ("twelve", "fifteen", "twenty", "thirty", "forty", "fifty", "sixty", "eighty", "ninety")
@@ -97,171 +97,171 @@ skiing | a skiing tour | going skiing | gliding through snow
 
 ASPECTS = {
     "travel": """
-the price | what it costs | the costs | how expensive it is
-    Most visitors spend about {n} euros a day.
-    A short stay is cheaper than people expect.
+the price | what it costs | the budget | how expensive it is
+    The price of a short stay has gone up since spring.
     The city card costs {n} euros and soon pays for itself.
-    Prices have gone up by a third since spring.
-    You need a budget of {n} euros for the weekend.
-safety | crime | how safe it is | theft and other dangers
-    Pickpockets work the crowded squares, so watch your bag.
-    The police warn walkers to stay away from the docks.
-    Women who travel alone report few dangers.
+    Plan a budget of {n} euros a day.
+    A long weekend is not as expensive as people expect.
+    Every extra day costs about {n} euros.
+safety | crime | theft | dangers for visitors
+    The police run a safety office at the docks.
+    Crime has fallen by {n} percent.
     Theft is rare, but keep your passport hidden.
-    Crime has fallen and strangers feel safe.
-the weather | the climate | rain and sunshine | how hot or cold it gets
-    It rains on {n} days between autumn and spring.
-    Summers are hot and the sun burns from noon.
-    A cold wind blows from the hills in winter.
+    Women who travel alone report few dangers.
+    For your own safety avoid the dark side streets.
+the weather | the climate | rain | how much sunshine there is
+    The weather is hot and dry until autumn.
+    A cold wind and heavy rain come in winter.
     Expect fog in the morning and sunshine later.
-    Snow is rare, yet the climate asks for a warm coat.
-local food | the restaurants | what people eat there | eating out
-    The grilled fish in the small taverns is superb.
-    Street stalls sell spicy dumplings.
-    Breakfast means strong coffee and a sweet pastry.
-    Vegetarians find a good menu in most restaurants.
-    Book a table to taste the local lamb.
-transport | getting around | buses and trains | how to get from place to place
+    The mild climate suits an early start.
+    There are {n} days of rain in a year.
+the food | the restaurants | local dishes | where to eat
+    The food in the small taverns is superb.
+    Many restaurants serve grilled lamb.
+    People eat spicy dumplings at street stalls.
+    Vegetarian dishes are on most menus.
+    You can eat a good lunch at the market.
+transport | buses and trains | the tram | getting around
     The tram reaches every district in {n} minutes.
-    A train leaves for the airport twice an hour.
-    Taxis are slow, while the underground is quick.
-    Rent a bicycle to get around.
-    All {n} bus lines meet at the central station.
-its history | the past | how the town was founded | old times
-    Merchants founded the town many centuries ago.
-    A great fire destroyed the old quarter in the past.
-    The royal family ruled from the castle for {n} years.
-    Two wars moved the borders of the former kingdom.
-    Roman walls still tell of ancient times.
-museums | art | galleries and exhibitions | paintings and sculptures
-    The national gallery shows {n} portraits by old masters.
-    A modern art collection fills the former power plant.
-    Sculptures stand in the courtyard of the museum.
-    The exhibition of photographs changes every month.
-    Painters open their studios to the public.
-nightlife | bars and clubs | going out at night | concerts and dancing
-    Dance floors fill up after midnight.
-    Jazz bands play in {n} cellar bars.
-    Students drink beer in the pubs all night.
+    Trains leave for the airport twice an hour.
+    All {n} buses meet at the central station.
+    Public transport is slow but reliable.
+    Getting around by bicycle is quick.
+its history | the past | how it was founded | ancient times
+    Merchants founded it {n} generations ago.
+    A great fire marks its history.
+    Ancient walls still surround the old quarter.
+    In the past a royal family ruled from the castle.
+    Two wars shaped its history.
+museums | art | galleries | paintings
+    The museums open their doors at noon.
+    Modern art fills the former power plant.
+    Several galleries show sculptures in a courtyard.
+    Old paintings hang in the national collection.
+    There is art by {n} young photographers to see.
+nightlife | bars and clubs | concerts | dancing
+    The nightlife begins long after midnight.
+    Students fill {n} bars by the canal.
+    Jazz concerts draw a crowd each evening.
     The clubs close only at sunrise.
-    An open air concert draws a crowd each evening.
-hotels | where to sleep | rooms and hostels | places to stay
-    The hostel near the park has {n} beds.
+    There is dancing in the cellars.
+hotels | rooms | hostels | where to sleep
+    The grand hotels have a lobby of marble.
     Rooms with a balcony are booked early.
-    A quiet guesthouse offers clean sheets.
-    Families sleep in a rented flat.
-    The grand hotel has a lobby of marble.
+    Young visitors sleep in a rented flat.
+    The hostels near the park have {n} beds.
+    Quiet rooms face the garden.
 """,
     "food": """
-the price | what it costs | the costs | how cheap it is
-    The shopping comes to {n} cents a portion.
-    Buying in bulk makes it cheaper still.
-    It costs a fraction of the takeaway version.
-    Good butter is the expensive part of the bill.
-    At such a price a family can afford it every week.
-allergies | allergens | who should not eat it | nuts, milk and gluten
-    It contains gluten and a trace of nuts.
-    People who cannot digest milk should avoid it.
-    An allergic guest reacted to the sesame.
-    Leave out the egg if you are intolerant.
-    The label must warn of {n} known allergens.
-the preparation time | how long it takes | the hours of work | minutes and hours
+the price | what it costs | the budget | how expensive it is
+    The price of a portion is {n} cents.
+    It costs less if you buy in bulk.
+    Good butter is the expensive part of the shopping.
+    A family on a small budget can afford it.
+    The takeaway version costs twice as much.
+allergies | allergens | gluten | traces of nuts
+    People with allergies should read the label.
+    It contains gluten and some sesame.
+    There may be nuts in the sauce.
+    The label must warn of {n} allergens.
+    A guest with allergies reacted to the egg.
+the preparation time | how long it takes | minutes and hours | how quick it is
     The work takes {n} minutes from start to finish.
-    Let it rest for an hour before you serve.
-    It simmers slowly all afternoon.
-    Busy cooks are done in {n} minutes.
-    Start the day before, since it must stand overnight.
-its history | its origin | where the recipe comes from | who invented it
-    Monks wrote the recipe down {n} decades ago.
-    Sailors brought it home from distant islands.
+    It simmers for several hours on a low flame.
+    The preparation time is short on busy evenings.
+    It stands for a long while before it is done.
+    A quick cook needs {n} minutes.
+its history | its origin | who invented it | the tradition behind it
+    Its history begins with sailors from distant islands.
     A palace cook invented it by mistake.
-    The name goes back to an old dialect.
-    It became popular in the age of steam.
-storage | how to keep it | leftovers | freezing and shelf life
-    Leftovers keep for days in the fridge.
-    It freezes well in a sealed box.
-    Store the rest in a cool, dark cupboard.
-    Jars with a tight lid stop it from spoiling.
-    After {n} hours at room temperature throw it away.
-equipment | the tools you need | pots and pans | kitchen gadgets
-    You need a heavy pan and a wooden ladle.
-    A sharp knife and a board are enough.
-    The oven must have a grill and a deep tray.
-    Use a hand blender with a steel blade.
-    Borrow a large pot, a sieve and a whisk.
-nutrition | calories | vitamins and fat | how healthy it is
-    One helping has {n} grams of protein.
+    The origin of the name is an old dialect.
+    By tradition it was served at harvest.
+    Monks invented it {n} decades ago.
+storage | leftovers | how to keep it | freezing
+    Leftovers last for days in the fridge.
+    Freezing in a sealed box works well.
+    For storage choose a cool, dark cupboard.
+    Keep it in jars with a tight lid.
+    After {n} days throw the leftovers away.
+equipment | tools | pots and pans | kitchen gadgets
+    The basic equipment is a ladle and a board.
+    Two pans and a wooden spoon are enough.
+    The best tools are a sharp knife and a whisk.
+    Large pots save washing up.
+    Gadgets such as a hand blender help.
+nutrition | calories | vitamins | how healthy it is
+    One helping has {n} calories.
     It is rich in vitamins and fibre.
-    The fat content worries people on a diet.
-    Half a plate covers the daily need for iron.
-    With less sugar and salt it would be healthier.
-drinks | wine and beer | what to drink with it | a matching drink
+    Experts on nutrition praise the protein.
+    With less sugar and salt it is healthy.
+    Half a plate gives you vitamins for the week.
+drinks | wine | beer | what to drink with it
     A dry white wine brings out the flavour.
     Pour a dark beer beside it.
-    Sparkling water with lemon goes well with the meal.
-    Waiters recommend a young red from the valley.
-    A glass of cold cider balances the spices.
-children | cooking for kids | what children think of it | girls and boys
+    Cold drinks with lemon balance the spices.
+    Many people drink cider with it.
+    Waiters recommend a red wine from the valley.
+children | kids | toddlers | school meals
     Children love to stir the mixture.
     Toddlers may find the taste too strong.
-    Our kids always ask for more.
-    Schools serve it to {n} hungry pupils.
-    Girls and boys can help a parent to peel and wash.
+    Kids always ask for more.
+    The school canteen feeds {n} pupils with it.
+    Little children can help to peel and wash.
 """,
     "health": """
-the price | what it costs | the costs | fees and discounts
-    A monthly membership costs {n} euros.
-    Some insurers pay half of the fee.
-    Beginners spend little in the first year.
-    A single visit is priced at {n} euros.
-    Discounts make it cheap for students.
+the price | what it costs | the budget | how expensive it is
+    The price of a visit is {n} euros.
+    A membership costs half for students.
+    It is expensive, though insurers pay a share.
+    Beginners need only a small budget.
+    The first month costs {n} euros.
 the risks | injuries | side effects | how dangerous it is
-    Strained tendons are the most common injury.
-    People with a weak heart must ask a doctor first.
-    Dizziness and cramps are known side effects.
-    One in {n} beginners gets hurt.
-    Overdoing it is dangerous for the joints.
-the evidence | scientific studies | what research says | proof that it works
-    A trial with {n} volunteers found a clear benefit.
-    Researchers at two universities doubt the claims.
-    The data come from a survey and remain weak.
-    A review of published studies was positive.
-    Scientists measured lower stress hormones.
-equipment | the gear you need | clothes and shoes | what to wear
+    The risks are higher with a weak heart.
+    Strained tendons are common injuries.
+    Dizziness is one of the side effects.
+    Too much of it is dangerous for the joints.
+    One in {n} beginners suffers injuries.
+the evidence | scientific studies | what research says | a trial
+    A trial with {n} volunteers found a benefit.
+    The research at two universities is not finished.
+    The evidence is weak and comes from a survey.
+    Earlier studies measured stress hormones.
+    More research is needed to prove it.
+equipment | clothes | shoes | the gear you need
+    The basic equipment is a belt and a strap.
     Bring flat shoes and a towel.
-    Buy a sturdy belt and a strap.
     Loose cotton clothes are best.
-    Rented gear fits badly, so use your own.
-    The kit bag should hold a bottle and spare socks.
-the weekly schedule | how often to do it | the time it takes | days and hours
+    Rented gear fits badly.
+    Spare shoes go into the bag with a bottle.
+the weekly schedule | how often to do it | minutes and hours | the time it takes
     Spend {n} minutes on it each day.
-    Twice a week is the usual rhythm.
-    It fits into an early lunch break.
-    A full hour is better than several short ones.
-    Keep Mondays free in the calendar.
-older people | seniors | growing old | doing it in old age
-    Seniors over seventy enjoy a gentler form.
-    Retired people meet in a group of their own.
-    Grandparents keep their balance that way.
-    The elderly may start from a chair.
-    An old body simply adapts more slowly.
-teachers | courses | where to learn it | lessons with an instructor
-    A certified instructor corrects your posture.
-    The local club offers lessons for novices.
-    Video tutorials replace a coach for some.
-    The course has {n} places and a waiting list.
+    Experts do it as often as three days a week.
+    The schedule leaves Mondays free.
+    There is time for it in a lunch break.
+    Several hours a week are too many.
+older people | seniors | old age | retired people
+    Seniors enjoy a gentler form.
+    Retired people have a group of their own.
+    In old age it trains the balance.
+    Older members start from a chair.
+    A club of {n} seniors meets in the park.
+teachers | courses | instructors | lessons
+    Certified instructors correct your posture.
+    The local hall offers lessons for novices.
+    The courses have {n} places and a waiting list.
     Teachers need a licence from the federation.
-sleep | insomnia | how well you sleep | dreams and rest
-    Many people fall asleep faster afterwards.
-    Insomnia improved in half of the members.
-    Deep sleep lasts longer on such nights.
-    A late start keeps you awake in bed.
-    Bad dreams fade and you wake up fresh.
-losing weight | body weight | burning fat | a slim waist
-    The scales showed {n} pounds less.
-    Body fat melts slowly but surely.
+    Video lessons replace a coach for some.
+sleep | insomnia | dreams | rest at night
+    Deep sleep lasts longer afterwards.
+    Insomnia improved in half of the patients.
+    Bad dreams fade away.
+    The mind comes to rest before midnight.
+    A late start robs you of sleep.
+losing weight | body fat | calories | a slim waist
+    The scales show {n} pounds less weight.
+    Fat melts slowly but surely.
     A slim waist is a welcome result.
-    The metabolism speeds up and kilos drop.
-    Obese patients lose weight without a diet.
+    It burns {n} calories more than walking.
+    Losing weight is easier without a diet.
 """,
 }

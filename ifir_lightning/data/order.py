@@ -57,9 +57,7 @@ def mixed_counts(num_with: int, num_without: int, instruction_fraction: float) -
     return round(num_without * share / (1 - share)), num_without
 
 
-def mixed_order(
-    has_instruction: np.ndarray, instruction_fraction: float, seed: int, epoch: int
-) -> np.ndarray:
+def mixed_order(has_instruction: np.ndarray, instruction_fraction: float, seed: int, epoch: int) -> np.ndarray:
     """``epoch_order`` without the rows that would spoil the share of rows with an instruction.
 
     ``has_instruction`` [num_rows] is boolean. Which rows of the over-represented kind are left out changes
@@ -74,9 +72,7 @@ def mixed_order(
 def num_batches(num_rows: int, global_batch_size: int) -> int:
     """Whole global batches in an epoch: the incomplete one at its end is dropped."""
     if global_batch_size < 1:
-        raise InputError(
-            f"global batch size {global_batch_size}: it must be at least 1: raise the batch size"
-        )
+        raise InputError(f"global batch size {global_batch_size}: it must be at least 1: raise the batch size")
     if num_rows < global_batch_size:
         raise InputError(
             f"global batch size {global_batch_size} exceeds the {num_rows} rows to train on: allowed is 1 to "

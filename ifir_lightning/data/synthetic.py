@@ -143,9 +143,7 @@ def _scored(writer: Writer, subject: Subject, explanation: str, score: float) ->
 # Tasks --------------------------------------------------------------------------------------------
 
 
-def task_tables(
-    name: str, seed: int = 0, num_queries: int = 20, num_candidates: int = 60
-) -> dict[str, list[dict]]:
+def task_tables(name: str, seed: int = 0, num_queries: int = 20, num_candidates: int = 60) -> dict[str, list[dict]]:
     """The FollowIR task of one domain: config -> records (see `write_world` for the splits).
 
     The original instruction includes an aspect; the changed one adds an exclusion, which makes a third to a
@@ -165,9 +163,7 @@ def task_tables(
             (f"{base}-changed", need, f"{include} {exclude}"),
         ):
             _add_variant(tables, variant, query, instruction, passages, wanted)
-        changed = [
-            digest(text) for text, said in passages.items() if original.fits(said) and not need.fits(said)
-        ]
+        changed = [digest(text) for text, said in passages.items() if original.fits(said) and not need.fits(said)]
         tables["qrel_diff"].append({"query-id": base, "corpus-ids": changed})
     tables["corpus"] = [{"_id": doc_id, "title": "", "text": text} for doc_id, text in sorted(corpus.items())]
     return tables
@@ -178,14 +174,10 @@ def _check_task(name: str, num_queries: int, num_candidates: int) -> None:
         raise InputError(f"task {name!r} is not one of {', '.join(TASKS)}: name one of these")
     most = len(_task_needs(name, 0))
     if not 1 <= num_queries <= most:
-        raise InputError(
-            f"num_queries is {num_queries}, allowed are 1 to {most} per task: choose a number between"
-        )
+        raise InputError(f"num_queries is {num_queries}, allowed are 1 to {most} per task: choose a number between")
     if not MIN_CANDIDATES <= num_candidates <= MAX_CANDIDATES:
         allowed = f"{MIN_CANDIDATES} to {MAX_CANDIDATES}"
-        raise InputError(
-            f"num_candidates is {num_candidates}, allowed are {allowed}: choose a number between"
-        )
+        raise InputError(f"num_candidates is {num_candidates}, allowed are {allowed}: choose a number between")
 
 
 def _task_needs(name: str, seed: int) -> list[Need]:
@@ -206,9 +198,7 @@ def _candidates(writer: Writer, need: Need, num_candidates: int) -> dict[str, Su
     num_relevant = rng.randint(8, 12)
     num_changed = rng.randint(-(-num_relevant // 3), num_relevant // 2)
     kinds = [lambda: writer.subject(domain, topic, (need.include, need.exclude))] * num_changed
-    kinds += [lambda: writer.subject(domain, topic, (need.include,), (need.exclude,))] * (
-        num_relevant - num_changed
-    )
+    kinds += [lambda: writer.subject(domain, topic, (need.include,), (need.exclude,))] * (num_relevant - num_changed)
     others = [
         lambda: writer.subject(domain, topic, (), (need.include,)),
         lambda: writer.elsewhere(domain, topic, (need.include,)),
@@ -252,9 +242,7 @@ def write_world(
 ) -> None:
     """Write ``train/``, ``tasks/<name>/`` and ``tokenizer/`` into a new folder; memory stays flat."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(
-            f"output {str(output)!r} is not an empty folder: name a new folder, or empty this one"
-        )
+        raise InputError(f"output {str(output)!r} is not an empty folder: name a new folder, or empty this one")
     if num_rows < 1:
         raise InputError(f"num_rows is {num_rows}, allowed are 1 and more: ask for at least one row")
     for name in TASKS:

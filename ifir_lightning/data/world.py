@@ -87,9 +87,7 @@ class Writer:
         self.rng = random.Random(address)
         self.held_out = held_out
 
-    def subject(
-        self, domain: str, topic: str, mention: tuple[str, ...] = (), avoid: tuple[str, ...] = ()
-    ) -> Subject:
+    def subject(self, domain: str, topic: str, mention: tuple[str, ...] = (), avoid: tuple[str, ...] = ()) -> Subject:
         """Two or three aspects of the topic: all of ``mention``, none of ``avoid``, the others by chance."""
         others = [aspect for aspect in aspects(domain) if aspect not in (*mention, *avoid)]
         chosen = self.rng.sample(others, self.rng.choice((2, 3)) - len(mention))
@@ -97,9 +95,7 @@ class Writer:
 
     def elsewhere(self, domain: str, topic: str, mention: tuple[str, ...] = ()) -> Subject:
         """The same about another topic of the domain."""
-        return self.subject(
-            domain, self.rng.choice([other for other in topics(domain) if other != topic]), mention
-        )
+        return self.subject(domain, self.rng.choice([other for other in topics(domain) if other != topic]), mention)
 
     def passage(self, subject: Subject) -> str:
         """One text that says it: its aspects in any order, the topic named before or after them."""

@@ -23,28 +23,32 @@ PACKED_ATTENTION = "ifir_packed"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each text of a packed batch begins and ends, in the forms that the kernels ask for."""
+    """Where each text of a packed batch begins and ends, in the forms that the kernels ask for.
+
+    Attributes:
+        kernel: The kernel to run.
+        cumulative: 0, then the end of each text: int32, on the device.
+        max_length: Tokens of the longest text.
+        groups: (number of texts, their length), for runs of neighbours of equal length: ``sdpa`` computes each
+            run at once, without padding. Texts sorted by length make long runs.
+        distance: |i - j| up to the longest text; only ``sdpa`` needs it.
+    """
 
     kernel: Kernel
-    lengths: tuple[int, ...]
     cumulative: Tensor
-    """0, then the end of each text: int32, on the device."""
-    band: Tensor | None
-    """Distances |i - j| up to the longest text: only ``sdpa`` needs them."""
-
-    @property
-    def max_length(self) -> int:
-        return max(self.lengths)
+    max_length: int
+    groups: tuple[tuple[int, int], ...]
+    distance: Tensor | None
 
 
 def make_layout(lengths_B: Tensor, kernel: Kernel, device: torch.device) -> Layout:
-    """The layout of texts of ``lengths_B`` tokens."""
+    """The layout of texts of ``lengths_B`` tokens (on the CPU)."""
     cumulative = F.pad(lengths_B.cumsum(0), (1, 0)).to(torch.int32)
-    band = None
-    if kernel == "sdpa":
-        position = torch.arange(int(lengths_B.max()), device=device)
-        band = (position[:, None] - position).abs()
-    return Layout(kernel, tuple(lengths_B.tolist()), cumulative.to(device, non_blocking=True), band)
+    lengths, counts = lengths_B.unique_consecutive(return_counts=True)
+    position = torch.arange(int(lengths_B.max()), device=device)
+    distance = (position[:, None] - position).abs() if kernel == "sdpa" else None
+    groups = tuple(zip(counts.tolist(), lengths.tolist(), strict=True))
+    return Layout(kernel, cumulative.to(device, non_blocking=True), len(position), groups, distance)
 
 
 def packed_attention(
@@ -71,24 +75,27 @@ def packed_attention(
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, p: float, window: int | None) -> Tensor:
+    sizes = [count * length for count, length in layout.groups]
+    parts = (tensor.split(sizes, dim=1) for tensor in (q, k, v))
     outputs = []
-    parts = (tensor.split(layout.lengths, dim=1) for tensor in (q, k, v))
-    for query, key, value in zip(*parts, strict=True):
-        length = query.shape[1]
+    for (count, length), *heads in zip(layout.groups, *parts, strict=True):
+        query, key, value = (part.unflatten(1, (count, length)).transpose(0, 1) for part in heads)
         mask = None
         if window is not None and length > window:
-            assert layout.band is not None
-            mask = layout.band[:length, :length] < window
+            assert layout.distance is not None
+            mask = layout.distance[:length, :length] < window
         attended = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=p, scale=scale)
-        outputs.append(attended)
-    return torch.cat(outputs, dim=1).transpose(0, 1)
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, p: float, window: int | None) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     attended = varlen_attn(
-        *(tensor.transpose(0, 1) for tensor in (q, k, v)),
+        q.transpose(0, 1),
+        k.transpose(0, 1),
+        v.transpose(0, 1),
         layout.cumulative,
         layout.cumulative,
         layout.max_length,
@@ -104,7 +111,9 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, p: flo
     from flash_attn import flash_attn_varlen_func
 
     return flash_attn_varlen_func(
-        *(tensor.transpose(0, 1) for tensor in (q, k, v)),
+        q.transpose(0, 1),
+        k.transpose(0, 1),
+        v.transpose(0, 1),
         layout.cumulative,
         layout.cumulative,
         layout.max_length,
@@ -120,7 +129,11 @@ def _reach(window: int | None) -> tuple[int, int]:
     return (-1, -1) if window is None else (window - 1, window - 1)
 
 
-_KERNELS: dict[Kernel, Callable[..., Tensor]] = {"flash_attention_2": _flash, "varlen": _varlen, "sdpa": _sdpa}
+_KERNELS: dict[Kernel, Callable[..., Tensor]] = {
+    "flash_attention_2": _flash,
+    "varlen": _varlen,
+    "sdpa": _sdpa,
+}
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
 
 

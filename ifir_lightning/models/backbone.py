@@ -1,6 +1,7 @@
 """The transformer: loaded or built, run on packed texts."""
 
 import logging
+from collections.abc import Iterator
 from typing import Any, final
 
 import torch
@@ -102,8 +103,11 @@ class Backbone(nn.Module):
 
     def forward(self, tokens: Tokens) -> Hidden:
         """Hidden states of the last layer, one per token, in the order of the tokens."""
-        values_TD = self._run_packed(tokens) if self.packed else self._run_padded(tokens)
-        return Hidden(tokens.lengths_B, values_TD, tokens.keep_T)
+        order_B = tokens.lengths_B.argsort(stable=True)
+        by_length = tokens.select(order_B)
+        values_TD = self._run_packed(by_length) if self.packed else self._run_padded(by_length)
+        rows_T = segment_rows(tokens.offsets_B[order_B], by_length.lengths_B).argsort()
+        return Hidden(tokens.lengths_B, values_TD.index_select(0, rows_T.to(values_TD.device)), tokens.keep_T)
 
     def _run_packed(self, tokens: Tokens) -> Tensor:
         device = tokens.input_ids_T.device
@@ -117,10 +121,9 @@ class Backbone(nn.Module):
         return outputs.last_hidden_state[0]
 
     def _run_padded(self, tokens: Tokens) -> Tensor:
-        order_B = tokens.lengths_B.argsort(stable=True)
-        chunks = [self._run_rectangle(tokens.select(part)) for part in _chunks(order_B, tokens, self.max_padded_tokens)]
-        rows = segment_rows(tokens.offsets_B[order_B], tokens.lengths_B[order_B])
-        return torch.cat(chunks)[rows.argsort().to(chunks[0].device)]
+        """Texts sorted by length, in chunks of at most ``max_padded_tokens``."""
+        sizes = list(_chunk_sizes(tokens.lengths_B.tolist(), self.max_padded_tokens))
+        return torch.cat([self._run_rectangle(chunk) for chunk in tokens.split(*sizes)])
 
     def _run_rectangle(self, tokens: Tokens) -> Tensor:
         lengths_B = tokens.lengths_B.to(tokens.input_ids_T.device)
@@ -131,15 +134,15 @@ class Backbone(nn.Module):
         return outputs.last_hidden_state[mask_BL]
 
 
-def _chunks(order_B: Tensor, tokens: Tokens, max_padded_tokens: int) -> list[Tensor]:
-    """Consecutive parts of texts sorted by length, each of at most ``max_padded_tokens`` when padded."""
-    chunks, start = [], 0
-    for stop in range(1, len(order_B) + 1):
-        longest = int(tokens.lengths_B[order_B[stop - 1]])
-        if (stop - start) * longest > max_padded_tokens and stop - 1 > start:
-            chunks.append(order_B[start : stop - 1])
-            start = stop - 1
-    return [*chunks, order_B[start:]]
+def _chunk_sizes(lengths: list[int], max_padded_tokens: int) -> Iterator[int]:
+    """Numbers of texts, ascending in length, that fill rectangles of at most ``max_padded_tokens``; at least 1."""
+    size = 0
+    for length in lengths:
+        if size and (size + 1) * length > max_padded_tokens:
+            yield size
+            size = 0
+        size += 1
+    yield size
 
 
 def _load_tokenizer(source: str | None, options: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -158,7 +161,11 @@ def _load_model(checkpoint: str, options: dict[str, Any]) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(checkpoint, **options)
         model = AutoModel.from_pretrained(
-            checkpoint, config=config, dtype=torch.float32, attn_implementation=_implementation(config), **options
+            checkpoint,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=_implementation(config),
+            **options,
         )
     except (OSError, ValueError) as error:
         raise _unreadable("checkpoint", checkpoint, error) from error
@@ -186,7 +193,7 @@ def _without_pooler(model: PreTrainedModel, config: PretrainedConfig) -> PreTrai
     """Drop BERT's pooler: it takes no part in retrieval, and DDP refuses parameters without a gradient."""
     assert model.config._attn_implementation == _implementation(config), "transformers ignored the attention asked for"
     if "pooler" in dict(model.named_children()):
-        model.pooler = None
+        model.register_module("pooler", None)
     return model
 
 

@@ -22,7 +22,7 @@ class Pooling(nn.Module, ABC):
         """Whether the embeddings carry the token weights of weighted MaxSim."""
         return False
 
-    def build(self, hidden_size: int) -> None:  # noqa: B027  (a pooling without parameters has nothing to build)
+    def build(self, hidden_size: int) -> None:
         """Create parameters; called once, when the width of the backbone is known."""
 
     @abstractmethod

@@ -122,7 +122,11 @@ def _maxsim(queries: Embeddings, passages: Embeddings, weights_N: Tensor | None,
 
 
 def _maxsim_pairs(
-    queries: Embeddings, passages: Embeddings, weights_N: Tensor | None, reduction: Reduction, index_K2: Tensor
+    queries: Embeddings,
+    passages: Embeddings,
+    weights_N: Tensor | None,
+    reduction: Reduction,
+    index_K2: Tensor,
 ) -> Tensor:
     """Pairs as padded rectangles, those of similar passages together, a bounded number at a time."""
     if weights_N is None:
@@ -141,9 +145,7 @@ def _maxsim_rectangle(
 ) -> Tensor:
     query_KL, passage_KM = _rows(queries, index_K2[:, 0]), _rows(passages, index_K2[:, 1])
     with torch.autocast(query_KL.device.type, enabled=False):
-        similarity_KLM = (
-            queries.values_ND[query_KL].float() @ passages.values_ND[passage_KM].float().transpose(1, 2)
-        )
+        similarity_KLM = queries.values_ND[query_KL].float() @ passages.values_ND[passage_KM].float().transpose(1, 2)
     best_KL = similarity_KLM.masked_fill((passage_KM < 0)[:, None, :], float("-inf")).amax(dim=-1)
     weighted_KL = (best_KL * weights_N[query_KL]).masked_fill(query_KL < 0, 0.0)
     total_K = weighted_KL.sum(1)

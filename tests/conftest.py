@@ -1,0 +1,87 @@
+"""Tiny checkpoints, tables and tasks, built on disk; nothing is downloaded."""
+
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, PreTrainedTokenizerBase
+
+from ifir_lightning.data.synthetic import build_tokenizer
+from ifir_lightning.records import Tokens
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No network, and a cache of its own for every test."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of small real data, where there is one."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no real data at {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerBase:
+    """The quickstart's tokenizer: whole words of the synthetic world, letters for everything else."""
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def modernbert(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """A random ModernBERT with a window of 8 tokens to each side, so that short texts reach beyond it."""
+    torch.manual_seed(1)
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        local_attention=16,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+        cls_token_id=tokenizer.cls_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+        bos_token_id=None,
+        eos_token_id=None,
+        initializer_range=0.2,
+    )
+    return _save(ModernBertModel(config), tokenizer, tmp_path_factory.mktemp("modernbert"))
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """A random BERT: a backbone that cannot run packed."""
+    torch.manual_seed(2)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.2,
+    )
+    return _save(BertModel(config), tokenizer, tmp_path_factory.mktemp("bert"))
+
+
+def random_tokens(lengths: list[int], vocabulary: int = 200, seed: int = 0) -> Tokens:
+    """Packed texts of random tokens (ids from 5 up: no special tokens)."""
+    generator = torch.Generator().manual_seed(seed)
+    input_ids_T = torch.randint(5, vocabulary, (sum(lengths),), generator=generator)
+    keep_T = torch.ones(len(input_ids_T), dtype=torch.bool)
+    return Tokens(torch.tensor(lengths), input_ids_T, keep_T, torch.zeros(len(lengths), dtype=torch.int64))
+
+
+def _save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
+    model.save_pretrained(folder)  # type: ignore[operator]
+    tokenizer.save_pretrained(folder)
+    return folder
