@@ -3,13 +3,15 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -46,6 +48,9 @@ class RetrieverCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
             self._subcommand_method_arguments[subcommand] += parser.add_class_arguments(TrecPrediction)
+            parser.set_defaults({"return_predictions": False})
+        elif subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})  # FollowIRValidation prints a table of its own
         return parser
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -89,12 +94,13 @@ def main() -> None:
                 RetrieverModule,
                 PromptrieverData,
                 save_config_kwargs={"overwrite": True},
+                parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
             )
         elif command in COMMANDS:
-            auto_cli(COMMANDS[command], args=sys.argv[2:], prog=f"python -m ifir_lightning {command}")
+            _run(command, sys.argv[2:])
         elif command in ("-h", "--help"):
             sys.stdout.write(USAGE)
         else:
@@ -105,6 +111,21 @@ def main() -> None:
             raise
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(2)
+
+
+def _run(command: str, arguments: list[str]) -> None:
+    """Call one of our commands: its parameters are its options, a bool is a flag."""
+    function = COMMANDS[command]
+    flags = {name for name, parameter in signature(function).parameters.items() if parameter.annotation is bool}
+    parser = ArgumentParser(prog=f"python -m ifir_lightning {command}")
+    parser.add_function_arguments(function, skip=set(flags))
+    for flag in sorted(flags):
+        parser.add_argument(f"--{flag}", action="store_true")
+    function(**vars(parser.parse_args(arguments)))
+
+
+def _usage(command: str) -> str:
+    return f"python -m ifir_lightning {command} --config FILE [--KEY VALUE ...] (all keys: {command} --help)"
 
 
 def _rank() -> int:
@@ -120,5 +141,8 @@ def _set_up_process() -> None:
         handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
         log.addHandler(handler)
     log.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
+    chatter = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    chatter.addFilter(lambda record: "litlogger" not in record.getMessage())
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # inside Lightning, with torch >= 2.12
     transformers.utils.logging.disable_progress_bar()
     torch.set_flush_denormal(True)  # tiny gradients of a low temperature make a CPU step many times slower

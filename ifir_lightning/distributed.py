@@ -77,9 +77,14 @@ def exchange_scores(scores_QP: Tensor, num_queries: list[int], num_passages: lis
 
 
 def _gather_counts(count: int, device: torch.device) -> list[int]:
-    counts = torch.empty(world_size(), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(counts, torch.tensor([count], device=device))
-    return counts.tolist()
+    return torch.cat(_gather(torch.tensor([count], device=device))).tolist()
+
+
+def _gather(values: Tensor) -> list[Tensor]:
+    """The tensor of every rank; all of one shape."""
+    gathered = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(gathered, values)
+    return gathered
 
 
 class _GatherRows(torch.autograd.Function):
@@ -88,10 +93,7 @@ class _GatherRows(torch.autograd.Function):
         ctx.counts = counts
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
-        gathered = rows.new_empty(len(counts) * max(counts), *rows.shape[1:])
-        dist.all_gather_into_tensor(gathered, padded)
-        parts = gathered.view(len(counts), max(counts), *rows.shape[1:])
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+        return torch.cat([part[:count] for part, count in zip(_gather(padded), counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -58,7 +58,7 @@ class InfoNCE(Loss):
     ) -> None:
         super().__init__()
         if not temperature > 0:
-            raise InputError(f"model.loss temperature is {temperature}; allowed is more than 0, usually 0.01 to 1")
+            raise InputError(f"model.loss temperature is {temperature}; allowed is more than 0: set it to 0.01 to 1")
         self.temperature = temperature
         weights = {
             Kind.POSITIVE: 1.0,
@@ -77,7 +77,7 @@ class InfoNCE(Loss):
 
 def _log_weight(kind: Kind, weight: float) -> float:
     if not (weight >= 0 and math.isfinite(weight)):
-        raise InputError(f"model.loss weight of kind {kind.name} is {weight}; allowed is a finite number from 0 up")
+        raise InputError(f"model.loss weight of kind {kind.name} is {weight}; allowed is a finite number from 0: set it to 1")
     return math.log(weight) if weight > 0 else -math.inf
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ifir_lightning import distributed
 from ifir_lightning.errors import InputError
-from ifir_lightning.losses import InfoNCE, Loss, accuracy, instruction_accuracy, pair_kinds
+from ifir_lightning.losses import Loss, accuracy, instruction_accuracy, pair_kinds
 from ifir_lightning.models.backbone import Backbone
 from ifir_lightning.models.pooling import Pooling
 from ifir_lightning.models.scoring import Scorer
@@ -40,7 +40,7 @@ class RetrieverModule(LightningModule):
         backbone: Backbone,
         pooling: Pooling,
         scorer: Scorer,
-        loss: Loss | None = None,
+        loss: Loss,
         text: TextFormat = TextFormat(),  # noqa: B008  (frozen)
         optimizer: AdamW = AdamW(),  # noqa: B008  (frozen)
         schedule: Schedule = Schedule(),  # noqa: B008  (frozen)
@@ -50,8 +50,7 @@ class RetrieverModule(LightningModule):
         _check_fit(pooling, scorer)
         _check_limits(text, backbone)
         pooling.build(backbone.hidden_size)
-        self.backbone, self.pooling, self.scorer = backbone, pooling, scorer
-        self.loss = loss if loss is not None else InfoNCE()
+        self.backbone, self.pooling, self.scorer, self.loss = backbone, pooling, scorer, loss
         self.tokenizer = TextTokenizer(backbone.tokenizer, text)
         self.optimizer_settings, self.schedule, self.seed = optimizer, schedule, seed
 

@@ -96,7 +96,7 @@ def test_files_of_one_split_are_joined_and_test_wins_over_others(tmp_path):
     (tmp_path / "queries").mkdir()
     for file in (tmp_path / "parts").glob("*/*"):
         file.rename(tmp_path / "queries" / file.name)
-    (tmp_path / "queries" / "train-0.jsonl").write_text("not read")
+    (tmp_path / "queries" / "dev-0.jsonl").write_text("not read")
     assert sorted(load_task(str(tmp_path)).queries) == sorted(GRADES)
 
 

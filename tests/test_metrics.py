@@ -119,7 +119,7 @@ def test_base_ids_are_distinct_and_in_order():
 
 def test_scales_map_runs_to_qrels():
     run = {"1-og": ranking("a", "b"), "1-changed": ranking("b", "a")}
-    qrels = {"1-og": {"a": 1}, "1-changed": {"b": 1}}
+    qrels = {"1-og": {"a": 1, "b": 1}, "1-changed": {"b": 1}}  # changed run, original qrels: 1.0
     maps = {scale: query_values(run, qrels, ["1"], scale)["map_1000"]["1"] for scale in ("a", "b", "c")}
     assert maps == {"a": 0.5, "b": 1.0, "c": 1.0}
 

@@ -121,8 +121,9 @@ def _evaluating(trainer: Trainer, module: LightningModule) -> Iterator[None]:
 
 
 def _output_folder(trainer: Trainer) -> Path:
+    assert trainer.state.fn is not None
     fitting = trainer.state.fn == TrainerFn.FITTING
-    name = f"step-{trainer.global_step:08d}" if fitting else str(trainer.state.fn)
+    name = f"step-{trainer.global_step:08d}" if fitting else trainer.state.fn.value
     folder = Path(trainer.default_root_dir) / "followir" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -145,8 +146,9 @@ def _logger_names(results: list[Metrics], means: dict[str, float]) -> dict[str, 
 
 def _table(results: list[Metrics], means: dict[str, float], title: str) -> Table:
     table = Table(title=f"FollowIR (x100), {title}")
-    for column in ("task", "p-MRR", "Score B", "Score A", "Score C", "queries", "query tokens cut"):
-        table.add_column(column, justify="left" if column == "task" else "right")
+    table.add_column("task", no_wrap=True)
+    for column in ("p-MRR", "Score B", "Score A", "Score C", "queries", "query cut"):
+        table.add_column(column, justify="right")
     keys = ("score_b", "score_a", "score_c")
     for metrics in results:
         values = [f"{metrics['p_mrr']:+.2f}", *(f"{metrics[key]:.2f}" for key in keys)]

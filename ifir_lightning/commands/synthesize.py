@@ -30,7 +30,7 @@ def synthesize(
         console.print(f"  [bold]{label:<21}[/bold] {escape(text)}")
     console.print("Train on it:")
     folder = escape(output.rstrip("/"))
-    console.print(f"  python -m ifir_lightning fit --config configs/quickstart.yaml --data.train {folder}/train")
+    console.print(f"  python -m ifir_lightning fit --config configs/quickstart.yaml --data.path {folder}/train")
 
 
 def _example(num_rows: int, seed: int) -> list[tuple[str, str]]:

@@ -54,6 +54,7 @@ class PromptrieverData(LightningDataModule):
         self.path, self.revision, self.groups = path, revision, groups
         self.global_batch_size, self.num_workers, self.seed = global_batch_size, num_workers, seed
         self.rows, self.instruction_fraction = rows, instruction_fraction
+        self.selected: np.ndarray | None = None
         self._restored: dict[str, int] | None = None
 
     def prepare_data(self) -> None:
@@ -82,6 +83,7 @@ class PromptrieverData(LightningDataModule):
 
     def epoch_rows(self, epoch: int) -> np.ndarray:
         """Rows of the table in the order of an epoch."""
+        assert self.selected is not None
         if self.instruction_fraction is None:
             positions = order.epoch_order(len(self.selected), self.seed, epoch)
         else:
@@ -112,11 +114,13 @@ class PromptrieverData(LightningDataModule):
         return {"epoch": self.trainer.current_epoch, "batches_done": done} | self._identity()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue at a position.
+        """Continue at a position; validate, test and predict, which read no table, have none.
 
         Raises:
             InputError: The data, the batch or the seed differ from those of the checkpoint.
         """
+        if self.selected is None:
+            return
         self._restored = state_dict
         for name, value in self._identity().items():
             if state_dict[name] != value:
@@ -132,6 +136,7 @@ class PromptrieverData(LightningDataModule):
         return self._restored["batches_done"]
 
     def _identity(self) -> dict[str, Any]:
+        assert self.selected is not None
         return {
             "num_rows": len(self.selected),
             "global_batch_size": self.global_batch_size,

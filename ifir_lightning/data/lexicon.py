@@ -1,7 +1,7 @@
 """The words of the instruction world: nothing here but what its texts are made of.
 
-A line of TOPICS is a topic: its name and further phrasings, every one a noun phrase. In ASPECTS a line at the
-margin is an aspect with the short names that instructions use; the indented lines under it are the sentences
+A line of TOPICS is a topic: its name and further phrasings, every one a noun phrase. Among the aspects (those of
+every domain, then its own) a line at the margin is an aspect with the short names that instructions use; the indented lines under it are the sentences
 by which a passage *mentions* that aspect. A sentence shares a word with one of the names, mentions no other
 aspect, does not name its topic, and starts with a word that may be written small; ``{n}`` is a number.
 """
@@ -19,16 +19,16 @@ QUERIES = (
 INCLUDE = (
     "A relevant document talks about {aspect}.",
     "Relevant documents must cover {aspect}.",
-    "I only want texts that say something about {aspect}.",
+    "I only want to read about {aspect}.",
     "Please find documents that discuss {aspect}.",
     "The text has to mention {aspect}.",
 )
 EXCLUDE = (
     "Documents that mention {aspect} are not relevant.",
-    "Leave out anything that deals with {aspect}.",
+    "Leave out anything on {aspect}.",
     "Do not return texts about {aspect}.",
     "I am not interested in {aspect}.",
-    "Ignore every document which brings up {aspect}.",
+    "Nothing should deal with {aspect}.",
 )
 # How a passage names its topic: before the sentences (the comma joins the first of them) or after them.
 OPENINGS = (
@@ -95,173 +95,86 @@ skiing | a skiing tour | going skiing | gliding through snow
 """,
 }
 
+SHARED_ASPECTS = """
+the price | what it costs | the budget | how expensive it is
+    The price has gone up since spring.
+    It costs about {n} euros.
+    A budget of {n} euros is enough.
+    It is not as expensive as people expect.
+    Students get it at half the price.
+safety | accidents | the dangers | how risky it is
+    The new rules improve safety.
+    Most accidents happen in a hurry.
+    Experts warn of hidden dangers.
+    It is risky without some help.
+    There are {n} accidents a year.
+its history | its origin | the past | ancient traditions
+    Its history goes back {n} generations.
+    The origin of the name is unknown.
+    In the past only the rich knew it.
+    Some ancient traditions are still alive.
+    A royal family shaped its history.
+children | kids | toddlers | pupils
+    Children love every bit of it.
+    Kids always ask for more.
+    Toddlers may find it too much.
+    A school class of {n} pupils tried it.
+    Small children need a helping hand.
+the time it takes | how long it lasts | hours | minutes
+    It takes more time than you think.
+    Allow {n} minutes for the first part.
+    Several hours are gone in a flash.
+    It lasts as long as you like.
+    Half of the time is spent on waiting.
+the weather | the season | summer and winter | hot and cold days
+    It is at its best in fine weather.
+    The season ends in late autumn.
+    In summer it is twice as good.
+    On cold days it is a comfort.
+    Few people think of it in winter.
+"""
+
 ASPECTS = {
     "travel": """
-the price | what it costs | the budget | how expensive it is
-    The price of a short stay has gone up since spring.
-    The city card costs {n} euros and soon pays for itself.
-    Plan a budget of {n} euros a day.
-    A long weekend is not as expensive as people expect.
-    Every extra day costs about {n} euros.
-safety | crime | theft | dangers for visitors
-    The police run a safety office at the docks.
-    Crime has fallen by {n} percent.
-    Theft is rare, but keep your passport hidden.
-    Women who travel alone report few dangers.
-    For your own safety avoid the dark side streets.
-the weather | the climate | rain | how much sunshine there is
-    The weather is hot and dry until autumn.
-    A cold wind and heavy rain come in winter.
-    Expect fog in the morning and sunshine later.
-    The mild climate suits an early start.
-    There are {n} days of rain in a year.
-the food | the restaurants | local dishes | where to eat
-    The food in the small taverns is superb.
-    Many restaurants serve grilled lamb.
-    People eat spicy dumplings at street stalls.
-    Vegetarian dishes are on most menus.
-    You can eat a good lunch at the market.
-transport | buses and trains | the tram | getting around
-    The tram reaches every district in {n} minutes.
-    Trains leave for the airport twice an hour.
+transport | trains | buses | the tram
+    The tram reaches every district.
+    Trains leave for the airport at noon.
     All {n} buses meet at the central station.
     Public transport is slow but reliable.
-    Getting around by bicycle is quick.
-its history | the past | how it was founded | ancient times
-    Merchants founded it {n} generations ago.
-    A great fire marks its history.
-    Ancient walls still surround the old quarter.
-    In the past a royal family ruled from the castle.
-    Two wars shaped its history.
-museums | art | galleries | paintings
-    The museums open their doors at noon.
-    Modern art fills the former power plant.
-    Several galleries show sculptures in a courtyard.
-    Old paintings hang in the national collection.
-    There is art by {n} young photographers to see.
-nightlife | bars and clubs | concerts | dancing
-    The nightlife begins long after midnight.
-    Students fill {n} bars by the canal.
-    Jazz concerts draw a crowd each evening.
-    The clubs close only at sunrise.
-    There is dancing in the cellars.
-hotels | rooms | hostels | where to sleep
+    Buses stop in front of the castle.
+hotels | rooms | hostels | beds
     The grand hotels have a lobby of marble.
     Rooms with a balcony are booked early.
-    Young visitors sleep in a rented flat.
-    The hostels near the park have {n} beds.
+    The hostels near the park are clean.
+    A flat with {n} beds is for rent.
     Quiet rooms face the garden.
 """,
     "food": """
-the price | what it costs | the budget | how expensive it is
-    The price of a portion is {n} cents.
-    It costs less if you buy in bulk.
-    Good butter is the expensive part of the shopping.
-    A family on a small budget can afford it.
-    The takeaway version costs twice as much.
-allergies | allergens | gluten | traces of nuts
-    People with allergies should read the label.
-    It contains gluten and some sesame.
-    There may be nuts in the sauce.
-    The label must warn of {n} allergens.
-    A guest with allergies reacted to the egg.
-the preparation time | how long it takes | minutes and hours | how quick it is
-    The work takes {n} minutes from start to finish.
-    It simmers for several hours on a low flame.
-    The preparation time is short on busy evenings.
-    It stands for a long while before it is done.
-    A quick cook needs {n} minutes.
-its history | its origin | who invented it | the tradition behind it
-    Its history begins with sailors from distant islands.
-    A palace cook invented it by mistake.
-    The origin of the name is an old dialect.
-    By tradition it was served at harvest.
-    Monks invented it {n} decades ago.
-storage | leftovers | how to keep it | freezing
-    Leftovers last for days in the fridge.
+storage | leftovers | the fridge | freezing
+    Leftovers turn sour overnight.
     Freezing in a sealed box works well.
-    For storage choose a cool, dark cupboard.
-    Keep it in jars with a tight lid.
-    After {n} days throw the leftovers away.
-equipment | tools | pots and pans | kitchen gadgets
-    The basic equipment is a ladle and a board.
-    Two pans and a wooden spoon are enough.
-    The best tools are a sharp knife and a whisk.
-    Large pots save washing up.
-    Gadgets such as a hand blender help.
-nutrition | calories | vitamins | how healthy it is
-    One helping has {n} calories.
-    It is rich in vitamins and fibre.
-    Experts on nutrition praise the protein.
-    With less sugar and salt it is healthy.
-    Half a plate gives you vitamins for the week.
-drinks | wine | beer | what to drink with it
+    For storage choose a dark cupboard.
+    It keeps for {n} days in the fridge.
+    The fridge should be nearly full.
+drinks | wine | beer | cider
     A dry white wine brings out the flavour.
     Pour a dark beer beside it.
-    Cold drinks with lemon balance the spices.
-    Many people drink cider with it.
-    Waiters recommend a red wine from the valley.
-children | kids | toddlers | school meals
-    Children love to stir the mixture.
-    Toddlers may find the taste too strong.
-    Kids always ask for more.
-    The school canteen feeds {n} pupils with it.
-    Little children can help to peel and wash.
+    Soft drinks with lemon balance the spices.
+    Farmers offer cider with it.
+    Waiters recommend a wine from the valley.
 """,
     "health": """
-the price | what it costs | the budget | how expensive it is
-    The price of a visit is {n} euros.
-    A membership costs half for students.
-    It is expensive, though insurers pay a share.
-    Beginners need only a small budget.
-    The first month costs {n} euros.
-the risks | injuries | side effects | how dangerous it is
-    The risks are higher with a weak heart.
-    Strained tendons are common injuries.
-    Dizziness is one of the side effects.
-    Too much of it is dangerous for the joints.
-    One in {n} beginners suffers injuries.
-the evidence | scientific studies | what research says | a trial
-    A trial with {n} volunteers found a benefit.
-    The research at two universities is not finished.
-    The evidence is weak and comes from a survey.
-    Earlier studies measured stress hormones.
-    More research is needed to prove it.
-equipment | clothes | shoes | the gear you need
+equipment | clothes | shoes | gear
     The basic equipment is a belt and a strap.
-    Bring flat shoes and a towel.
-    Loose cotton clothes are best.
+    Flat shoes give a firm stand.
+    Loose cotton clothes are welcome.
     Rented gear fits badly.
-    Spare shoes go into the bag with a bottle.
-the weekly schedule | how often to do it | minutes and hours | the time it takes
-    Spend {n} minutes on it each day.
-    Experts do it as often as three days a week.
-    The schedule leaves Mondays free.
-    There is time for it in a lunch break.
-    Several hours a week are too many.
-older people | seniors | old age | retired people
-    Seniors enjoy a gentler form.
-    Retired people have a group of their own.
-    In old age it trains the balance.
-    Older members start from a chair.
-    A club of {n} seniors meets in the park.
+    Spare shoes go into the bag.
 teachers | courses | instructors | lessons
     Certified instructors correct your posture.
     The local hall offers lessons for novices.
-    The courses have {n} places and a waiting list.
+    The courses have {n} places.
     Teachers need a licence from the federation.
     Video lessons replace a coach for some.
-sleep | insomnia | dreams | rest at night
-    Deep sleep lasts longer afterwards.
-    Insomnia improved in half of the patients.
-    Bad dreams fade away.
-    The mind comes to rest before midnight.
-    A late start robs you of sleep.
-losing weight | body fat | calories | a slim waist
-    The scales show {n} pounds less weight.
-    Fat melts slowly but surely.
-    A slim waist is a welcome result.
-    It burns {n} calories more than walking.
-    Losing weight is easier without a diet.
 """,
 }

@@ -93,7 +93,7 @@ def _need(writer: Writer) -> Need:
     include = rng.choice(askable(domain, topic, held_out=False))
     exclude = rng.choice([aspect for aspect in aspects(domain) if aspect != include])
     both = Need(domain, topic, include, exclude)
-    return rng.choices((both, Need(domain, topic, include), Need(domain, topic, "", exclude)), (5, 4, 1))[0]
+    return rng.choices((both, Need(domain, topic, include), Need(domain, topic, "", exclude)), (9, 9, 2))[0]
 
 
 def _hard_negatives(writer: Writer, need: Need) -> list[Subject]:
@@ -267,7 +267,8 @@ def _write_rows(folder: Path, num_rows: int, seed: int, rows_per_file: int, batc
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """WordPiece over the words of the world, built and not trained; letters and digits spell any other."""
     texts = [*lexicon.NUMBERS, *lexicon.QUERIES, *lexicon.INCLUDE, *lexicon.EXCLUDE]
-    texts += [*lexicon.OPENINGS, *lexicon.CLOSINGS, *lexicon.TOPICS.values(), *lexicon.ASPECTS.values()]
+    texts += [*lexicon.OPENINGS, *lexicon.CLOSINGS, *lexicon.TOPICS.values()]
+    texts += [lexicon.SHARED_ASPECTS, *lexicon.ASPECTS.values()]
     words = set(re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts)).lower()))
     characters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
     pieces = [f"##{character}" for character in characters if character.isalnum()]

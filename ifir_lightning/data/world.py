@@ -18,7 +18,7 @@ from hashlib import blake2b
 from ifir_lightning.data import lexicon
 
 DOMAINS: tuple[str, ...] = tuple(lexicon.TOPICS)
-NUM_HELD_OUT_ASPECTS = 3
+NUM_HELD_OUT_ASPECTS = 2
 NUM_HELD_OUT_SENTENCES = 2
 
 
@@ -57,7 +57,8 @@ def topics(domain: str) -> dict[str, tuple[str, ...]]:
 @cache
 def aspects(domain: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Each aspect of a domain: its names (the first is the key) and the sentences that mention it."""
-    blocks = [block.split("\n    ") for block in re.split(r"\n(?! )", lexicon.ASPECTS[domain].strip())]
+    listed = lexicon.SHARED_ASPECTS.strip() + lexicon.ASPECTS[domain].rstrip()
+    blocks = [block.split("\n    ") for block in re.split(r"\n(?! )", listed)]
     return {names.split(" | ")[0]: (tuple(names.split(" | ")), tuple(said)) for names, *said in blocks}
 
 
@@ -90,7 +91,7 @@ class Writer:
     def subject(self, domain: str, topic: str, mention: tuple[str, ...] = (), avoid: tuple[str, ...] = ()) -> Subject:
         """Two or three aspects of the topic: all of ``mention``, none of ``avoid``, the others by chance."""
         others = [aspect for aspect in aspects(domain) if aspect not in (*mention, *avoid)]
-        chosen = self.rng.sample(others, self.rng.choice((2, 3)) - len(mention))
+        chosen = self.rng.sample(others, self.rng.choice((2, 2, 3)) - len(mention))
         return Subject(domain, topic, frozenset((*mention, *chosen)))
 
     def elsewhere(self, domain: str, topic: str, mention: tuple[str, ...] = ()) -> Subject:

@@ -153,7 +153,7 @@ def _load_tokenizer(source: str | None, options: dict[str, Any]) -> PreTrainedTo
         )
     try:
         return AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # see _build_model
         raise _unreadable("tokenizer", source, error) from error
 
 
@@ -167,8 +167,9 @@ def _load_model(checkpoint: str, options: dict[str, Any]) -> PreTrainedModel:
             attn_implementation=_implementation(config),
             **options,
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # see _build_model
         raise _unreadable("checkpoint", checkpoint, error) from error
+    model.train()  # it comes in eval mode, and Lightning trains in the mode it finds: without dropout
     return _without_pooler(model, config)
 
 
@@ -176,12 +177,12 @@ def _build_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -
     ids = {name: getattr(tokenizer, name) for name in _SPECIAL_TOKENS}
     try:
         config = AutoConfig.for_model(**({"vocab_size": len(tokenizer)} | ids | settings))
-    except (TypeError, ValueError) as error:
+        model = AutoModel.from_config(config, dtype=torch.float32, attn_implementation=_implementation(config))
+    except Exception as error:  # what transformers and torch raise for a bad value has no common base
         raise InputError(
             f"model.backbone.config {settings} describes no model ({_first_line(error)}); allowed are the arguments "
             "of a transformers configuration with its model_type: correct model.backbone.config"
         ) from error
-    model = AutoModel.from_config(config, dtype=torch.float32, attn_implementation=_implementation(config))
     return _without_pooler(model, config)
 
 

@@ -1,0 +1,192 @@
+"""A packed batch has the hidden states and gradients of Hugging Face's padded model, however it is arranged."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_tokens
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModel, PreTrainedModel
+
+from ifir_lightning.models.attention import Kernel, make_layout, packed_attention
+from ifir_lightning.models.backbone import Backbone
+from ifir_lightning.records import Tokens
+
+# The window of fixture ``modernbert`` reaches 8 tokens: 9 is the last length that it does not cut.
+LENGTHS = [3, 18, 9, 1, 10, 40, 9, 8, 2, 17, 10, 70, 1]
+
+
+@pytest.fixture
+def packed(modernbert: Path) -> Backbone:
+    return Backbone(str(modernbert)).eval()
+
+
+@pytest.fixture(params=["modernbert", "bert"])
+def checkpoint(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+def hugging_face(checkpoint: Path) -> PreTrainedModel:
+    return AutoModel.from_pretrained(checkpoint, attn_implementation="sdpa", dtype=torch.float32).eval()
+
+
+def padded_states(model: PreTrainedModel, tokens: Tokens) -> Tensor:
+    """Hidden states of real tokens, by one padded rectangle."""
+    texts = tokens.input_ids_T.split(tokens.lengths_B.tolist())
+    input_ids_BL = pad_sequence(list(texts), batch_first=True)
+    mask_BL = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
+    return model(input_ids=input_ids_BL, attention_mask=mask_BL).last_hidden_state[mask_BL.bool()]
+
+
+def states(backbone: Backbone, tokens: Tokens) -> Tensor:
+    hidden = backbone(tokens)
+    assert hidden.lengths_B.equal(tokens.lengths_B)
+    assert hidden.keep_T.equal(tokens.keep_T)
+    return hidden.values_TD
+
+
+def gradients(model: torch.nn.Module, states_TD: Tensor) -> dict[str, Tensor]:
+    """Of a loss in which every number of every token counts differently."""
+    weights_TD = torch.randn(states_TD.shape, generator=torch.Generator().manual_seed(5))
+    (states_TD * weights_TD).sum().div(len(states_TD)).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def test_forward_equals_the_padded_model(checkpoint: Path) -> None:
+    tokens = random_tokens(LENGTHS)
+    ours, theirs = states(Backbone(str(checkpoint)).eval(), tokens), padded_states(hugging_face(checkpoint), tokens)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_parameter_gradients_equal_those_of_the_padded_model(checkpoint: Path) -> None:
+    tokens = random_tokens(LENGTHS)
+    backbone, reference = Backbone(str(checkpoint)).eval(), hugging_face(checkpoint)
+    ours = gradients(backbone.model, states(backbone, tokens))
+    theirs = gradients(reference, padded_states(reference, tokens))
+    assert ours.keys() == theirs.keys()
+    for name, expected in theirs.items():
+        scale = max(1.0, expected.abs().max().item())
+        torch.testing.assert_close(ours[name] / scale, expected / scale, atol=1e-5, rtol=0, msg=lambda m, n=name: n + m)
+
+
+def test_every_parameter_has_a_gradient(checkpoint: Path) -> None:
+    """DDP refuses the others: BERT's pooler would be two of them."""
+    backbone = Backbone(str(checkpoint))
+    gradients(backbone, states(backbone, random_tokens([4, 30])))
+    assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("length", [1, 8, 9, 10, 11, 60])
+def test_a_text_alone_equals_the_padded_model(packed: Backbone, modernbert: Path, length: int) -> None:
+    tokens = random_tokens([length], seed=length)
+    torch.testing.assert_close(
+        states(packed, tokens), padded_states(hugging_face(modernbert), tokens), atol=1e-5, rtol=0
+    )
+
+
+def test_the_order_of_texts_changes_nothing(checkpoint: Path) -> None:
+    backbone, tokens = Backbone(str(checkpoint)).eval(), random_tokens(LENGTHS)
+    order = torch.randperm(len(LENGTHS), generator=torch.Generator().manual_seed(0))
+    expected = backbone(tokens).select(order).values_TD
+    torch.testing.assert_close(states(backbone, tokens.select(order)), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 13, (6, 7), (12, 1)], ids=str)
+def test_the_chunks_that_texts_are_encoded_in_change_nothing(checkpoint: Path, sizes: tuple[int, ...]) -> None:
+    backbone, tokens = Backbone(str(checkpoint)).eval(), random_tokens(LENGTHS)
+    chunks = torch.cat([states(backbone, part) for part in tokens.split(*sizes)])
+    torch.testing.assert_close(chunks, states(backbone, tokens), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("max_padded_tokens", [1, 40, 100, 10**6])
+def test_the_size_of_padded_rectangles_changes_nothing(bert: Path, max_padded_tokens: int) -> None:
+    tokens = random_tokens(LENGTHS)
+    ours = states(Backbone(str(bert), max_padded_tokens=max_padded_tokens).eval(), tokens)
+    torch.testing.assert_close(ours, padded_states(hugging_face(bert), tokens), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("max_padded_tokens", [30, 100])
+def test_padded_rectangles_keep_to_their_size(bert: Path, max_padded_tokens: int) -> None:
+    backbone, sizes = Backbone(str(bert), max_padded_tokens=max_padded_tokens), []
+    backbone.model.register_forward_pre_hook(
+        lambda _, args, inputs: sizes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    backbone(random_tokens(LENGTHS))
+    assert sum(rows for rows, _ in sizes) == len(LENGTHS)
+    assert all(rows * length <= max_padded_tokens or rows == 1 for rows, length in sizes)
+
+
+def test_a_packed_model_run_without_its_layout_fails_instead_of_mixing_texts(packed: Backbone) -> None:
+    """transformers takes ``position_ids`` alone without a word, and lets every token see every text."""
+    tokens = random_tokens([3, 5])
+    position_ids = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]])
+    with pytest.raises(TypeError, match="layout"):
+        packed.model(input_ids=tokens.input_ids_T[None], position_ids=position_ids)
+
+
+def test_no_text_sees_another(packed: Backbone) -> None:
+    tokens, other = random_tokens([12, 20, 12]), random_tokens([12, 20, 12], seed=9)
+    changed = Tokens.concat([tokens.split(2, 1)[0], other.split(2, 1)[1]])
+    assert states(packed, changed)[:32].equal(states(packed, tokens)[:32])
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bf16_runs_and_is_near_float32(checkpoint: Path, autocast: bool) -> None:
+    backbone, tokens = Backbone(str(checkpoint)).eval(), random_tokens(LENGTHS)
+    exact = states(backbone, tokens)
+    if not autocast:
+        backbone.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        near = states(backbone, tokens).float()
+    similarity = torch.cosine_similarity(near, exact, dim=-1)
+    assert 0.99 < similarity.mean() < 1
+
+
+def naive_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], window: int | None) -> Iterator[Tensor]:
+    """Token by token in the tensors' own precision: i sees j of its own text where |i - j| < window."""
+    start = 0
+    for length in lengths:
+        for i in range(start, start + length):
+            seen = [j for j in range(start, start + length) if window is None or abs(i - j) < window]
+            weights = torch.softmax((q[:, i, None] * k[:, seen]).sum(-1) * 0.3, dim=-1)
+            yield (weights[..., None] * v[:, seen]).sum(1)
+        start += length
+
+
+def attend(kernel: Kernel, qkv: list[Tensor], lengths: list[int], window: int | None) -> Tensor:
+    layout = make_layout(torch.tensor(lengths), kernel, qkv[0].device)
+    batch = [tensor[None] for tensor in qkv]
+    return packed_attention(torch.nn.Identity(), *batch, None, layout=layout, scaling=0.3, sliding_window=window)[0][0]
+
+
+@pytest.mark.parametrize("window", [None, 1, 4, 20])
+def test_packed_attention_equals_a_loop_over_tokens(window: int | None) -> None:
+    lengths = [1, 4, 4, 5, 3, 9]
+    generator = torch.Generator().manual_seed(3)
+    qkv = [torch.randn(2, sum(lengths), 6, dtype=torch.float64, generator=generator) for _ in range(3)]
+    expected = torch.stack(list(naive_attention(*qkv, lengths, window)))
+    torch.testing.assert_close(attend("sdpa", qkv, lengths, window), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kernel", ["varlen", "flash_attention_2"])
+@pytest.mark.parametrize("window", [None, 65])
+def test_gpu_kernels_equal_sdpa(kernel: Kernel, window: int | None) -> None:
+    """Window 65 is what ModernBERT's local layers ask for: 64 tokens to each side."""
+    if kernel == "flash_attention_2":
+        pytest.importorskip("flash_attn")
+    lengths = [1, 2, 63, 64, 65, 66, 128, 129, 130, 300]
+    generator = torch.Generator("cuda").manual_seed(3)
+    shape = (4, sum(lengths), 64)
+    results = []
+    base = [torch.randn(shape, device="cuda", generator=generator, dtype=torch.bfloat16) for _ in range(4)]
+    for name, dtype in (("sdpa", torch.float32), (kernel, torch.bfloat16)):
+        qkv = [tensor.to(dtype).requires_grad_() for tensor in base[:3]]
+        output = attend(name, qkv, lengths, window)  # type: ignore[arg-type]
+        (output * base[3].transpose(0, 1)).sum().backward()
+        results.append([output, *(tensor.grad for tensor in qkv)])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
