@@ -77,7 +77,9 @@ class InfoNCE(Loss):
 
 def _log_weight(kind: Kind, weight: float) -> float:
     if not (weight >= 0 and math.isfinite(weight)):
-        raise InputError(f"model.loss weight of kind {kind.name} is {weight}; allowed is a finite number from 0: set it to 1")
+        raise InputError(
+            f"model.loss weight of {kind.name} is {weight}; allowed is a finite number from 0: set it to 1"
+        )
     return math.log(weight) if weight > 0 else -math.inf
 
 

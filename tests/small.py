@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.data.sampling import GroupSampler
 from ifir_lightning.data.synthetic import task_tables
+from ifir_lightning.distributed import world_size
 from ifir_lightning.losses import InfoNCE
 from ifir_lightning.models.backbone import Backbone
 from ifir_lightning.models.pooling import MeanPooling, Pooling, TokenProjection
@@ -20,6 +21,7 @@ from ifir_lightning.text import TextFormat
 
 Head = Literal["bi-encoder", "maxsim", "weighted"]
 HEADS: tuple[Head, ...] = ("bi-encoder", "maxsim", "weighted")
+WORDS = ("a", "quiet", "hotel", "near", "the", "harbour", "with", "breakfast", "and", "garden", "for", "walks", "no")
 DROPOUT = {"attention_dropout": 0.1, "mlp_dropout": 0.1, "embedding_dropout": 0.1}
 
 
@@ -70,12 +72,13 @@ def synthetic_data(num_rows: int = 16, batch: int = 4, group_size: int = 3, **se
 
 
 def trainer(folder: Path, *callbacks: Callback, **settings: Any) -> Trainer:
-    """A quiet trainer on the CPU."""
+    """A quiet trainer on the CPU, over the ranks that there are."""
     quiet = {
         "default_root_dir": folder,
         "callbacks": list(callbacks),
         "accelerator": "cpu",
-        "devices": 1,
+        "devices": world_size(),
+        "strategy": "ddp" if world_size() > 1 else "auto",
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,

@@ -1,6 +1,5 @@
 """A packed batch has the hidden states and gradients of Hugging Face's padded model, however it is arranged."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, PreTrainedModel
 
-from ifir_lightning.models.attention import Kernel, make_layout, packed_attention
 from ifir_lightning.models.backbone import Backbone
 from ifir_lightning.records import Tokens
 
@@ -122,8 +120,18 @@ def test_a_packed_model_run_without_its_layout_fails_instead_of_mixing_texts(pac
     """transformers takes ``position_ids`` alone without a word, and lets every token see every text."""
     tokens = random_tokens([3, 5])
     position_ids = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]])
-    with pytest.raises(TypeError, match="layout"):
+    with pytest.raises(TypeError, match=r"layout"):
         packed.model(input_ids=tokens.input_ids_T[None], position_ids=position_ids)
+
+
+def test_positions_begin_anew_with_every_text(packed: Backbone) -> None:
+    """Rotary positions are relative, so numbers do not show it until long batches cost them their precision."""
+    seen = []
+    packed.model.register_forward_pre_hook(
+        lambda _, args, inputs: seen.append(inputs["position_ids"]), with_kwargs=True
+    )
+    packed(random_tokens([3, 1, 2]))
+    assert seen[0].tolist() == [[0, 0, 1, 0, 1, 2]]
 
 
 def test_no_text_sees_another(packed: Backbone) -> None:
@@ -142,51 +150,3 @@ def test_bf16_runs_and_is_near_float32(checkpoint: Path, autocast: bool) -> None
         near = states(backbone, tokens).float()
     similarity = torch.cosine_similarity(near, exact, dim=-1)
     assert 0.99 < similarity.mean() < 1
-
-
-def naive_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], window: int | None) -> Iterator[Tensor]:
-    """Token by token in the tensors' own precision: i sees j of its own text where |i - j| < window."""
-    start = 0
-    for length in lengths:
-        for i in range(start, start + length):
-            seen = [j for j in range(start, start + length) if window is None or abs(i - j) < window]
-            weights = torch.softmax((q[:, i, None] * k[:, seen]).sum(-1) * 0.3, dim=-1)
-            yield (weights[..., None] * v[:, seen]).sum(1)
-        start += length
-
-
-def attend(kernel: Kernel, qkv: list[Tensor], lengths: list[int], window: int | None) -> Tensor:
-    layout = make_layout(torch.tensor(lengths), kernel, qkv[0].device)
-    batch = [tensor[None] for tensor in qkv]
-    return packed_attention(torch.nn.Identity(), *batch, None, layout=layout, scaling=0.3, sliding_window=window)[0][0]
-
-
-@pytest.mark.parametrize("window", [None, 1, 4, 20])
-def test_packed_attention_equals_a_loop_over_tokens(window: int | None) -> None:
-    lengths = [1, 4, 4, 5, 3, 9]
-    generator = torch.Generator().manual_seed(3)
-    qkv = [torch.randn(2, sum(lengths), 6, dtype=torch.float64, generator=generator) for _ in range(3)]
-    expected = torch.stack(list(naive_attention(*qkv, lengths, window)))
-    torch.testing.assert_close(attend("sdpa", qkv, lengths, window), expected, atol=1e-12, rtol=0)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("kernel", ["varlen", "flash_attention_2"])
-@pytest.mark.parametrize("window", [None, 65])
-def test_gpu_kernels_equal_sdpa(kernel: Kernel, window: int | None) -> None:
-    """Window 65 is what ModernBERT's local layers ask for: 64 tokens to each side."""
-    if kernel == "flash_attention_2":
-        pytest.importorskip("flash_attn")
-    lengths = [1, 2, 63, 64, 65, 66, 128, 129, 130, 300]
-    generator = torch.Generator("cuda").manual_seed(3)
-    shape = (4, sum(lengths), 64)
-    results = []
-    base = [torch.randn(shape, device="cuda", generator=generator, dtype=torch.bfloat16) for _ in range(4)]
-    for name, dtype in (("sdpa", torch.float32), (kernel, torch.bfloat16)):
-        qkv = [tensor.to(dtype).requires_grad_() for tensor in base[:3]]
-        output = attend(name, qkv, lengths, window)  # type: ignore[arg-type]
-        (output * base[3].transpose(0, 1)).sum().backward()
-        results.append([output, *(tensor.grad for tensor in qkv)])
-    for expected, found in zip(*results, strict=True):
-        torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)

@@ -1,4 +1,4 @@
-"""Which backbone and which attention kernel come of the settings, and what is said about settings that cannot be."""
+"""Which backbone comes of the settings, and what is said about settings that cannot be."""
 
 import logging
 import shutil
@@ -10,8 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ifir_lightning.errors import InputError
-from ifir_lightning.models import attention
-from ifir_lightning.models.attention import Attention, choose_kernel
+from ifir_lightning.models.attention import Attention
 from ifir_lightning.models.backbone import Backbone
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -25,71 +24,16 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def flash_installed(monkeypatch: pytest.MonkeyPatch):
-    """Say whether flash-attn is there, whatever this machine has."""
-    return lambda there: monkeypatch.setattr(attention, "find_spec", lambda _: object() if there else None)
-
-
-@pytest.mark.parametrize(
-    ("device", "dtype", "dropout", "flash", "expected"),
-    [
-        (CUDA, torch.bfloat16, 0.0, True, "flash_attention_2"),
-        (CUDA, torch.float16, 0.1, True, "flash_attention_2"),
-        (CUDA, torch.bfloat16, 0.0, False, "varlen"),
-        (CUDA, torch.bfloat16, 0.1, False, "sdpa"),
-        (CUDA, torch.float32, 0.0, True, "sdpa"),
-        (CPU, torch.bfloat16, 0.0, True, "sdpa"),
-        (CPU, torch.float32, 0.0, False, "sdpa"),
-    ],
-)
-def test_auto_takes_the_fastest_kernel_that_can_run(
-    flash_installed, device: torch.device, dtype: torch.dtype, dropout: float, flash: bool, expected: str
-) -> None:
-    flash_installed(flash)
-    assert choose_kernel("auto", device, dtype, dropout) == expected
-
-
-@pytest.mark.parametrize("kernel", ["flash_attention_2", "varlen", "sdpa"])
-def test_a_kernel_that_can_run_is_taken_as_asked(flash_installed, kernel: Attention) -> None:
-    flash_installed(True)
-    assert choose_kernel(kernel, CUDA, torch.bfloat16, 0.0) == kernel
-
-
-@pytest.mark.parametrize(
-    ("kernel", "device", "dtype", "dropout", "obstacle"),
-    [
-        ("flash_attention_2", CPU, torch.bfloat16, 0.0, "it needs a CUDA device, not cpu"),
-        ("varlen", CPU, torch.bfloat16, 0.0, "it needs a CUDA device, not cpu"),
-        ("flash_attention_2", CUDA, torch.float32, 0.0, "it computes in bfloat16 or float16, not torch.float32"),
-        ("varlen", CUDA, torch.float32, 0.0, "it computes in bfloat16 or float16, not torch.float32"),
-        ("flash_attention_2", CUDA, torch.bfloat16, 0.0, "flash-attn is not installed"),
-        ("varlen", CUDA, torch.bfloat16, 0.1, "it has no attention dropout, and the checkpoint's is 0.1"),
-    ],
-)
-def test_a_kernel_that_cannot_run_is_refused(
-    flash_installed, kernel: Attention, device: torch.device, dtype: torch.dtype, dropout: float, obstacle: str
-) -> None:
-    flash_installed(False)
-    with pytest.raises(InputError) as error:
-        choose_kernel(kernel, device, dtype, dropout)
-    value, rest = str(error.value).split(": ", 1)
-    assert value == f"model.backbone.attention is {kernel}"
-    assert rest.startswith(f"{obstacle}; possible here: auto, ")
-    assert "sdpa" in rest
-    assert "--trainer.precision bf16-mixed" in rest
-
-
 @pytest.mark.parametrize("kernel", ["flash_attention_2", "varlen"])
 def test_a_backbone_on_the_cpu_refuses_gpu_kernels(modernbert: Path, kernel: Attention) -> None:
     backbone = Backbone(str(modernbert), attention=kernel)
-    with pytest.raises(InputError, match=f"model.backbone.attention is {kernel}: .*possible here: auto, sdpa"):
+    with pytest.raises(InputError, match=rf"model.backbone.attention is {kernel}: .*possible here: auto, sdpa"):
         backbone.prepare(CPU, torch.float32)
 
 
 def test_a_padded_backbone_refuses_packed_kernels(bert: Path) -> None:
     backbone = Backbone(str(bert), attention="varlen")
-    with pytest.raises(InputError, match="attention is varlen, but bert runs padded; allowed are auto and sdpa"):
+    with pytest.raises(InputError, match=r"attention is varlen, but bert runs padded; allowed are auto and sdpa"):
         backbone.prepare(CUDA, torch.bfloat16)
 
 
@@ -133,12 +77,14 @@ def test_random_weights_are_those_of_the_seed(modernbert: Path) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"checkpoint": "a", "config": TINY}], ids=["neither", "both"])
 def test_exactly_one_of_checkpoint_and_config(settings: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="model.backbone has checkpoint .* and config .*; allowed is exactly one: give"):
+    with pytest.raises(
+        InputError, match=r"model.backbone has checkpoint .* and config .*; allowed is exactly one: give"
+    ):
         Backbone(**settings)
 
 
 def test_a_config_without_a_tokenizer_is_refused() -> None:
-    with pytest.raises(InputError, match="without a tokenizer; allowed is .*: set model.backbone.tokenizer"):
+    with pytest.raises(InputError, match=r"without a tokenizer; allowed is .*: set model.backbone.tokenizer"):
         Backbone(config=TINY)
 
 
@@ -159,13 +105,18 @@ def test_a_config_that_describes_no_model_is_refused(modernbert: Path, wrong: di
 
 
 def test_a_config_without_a_model_type_is_refused(modernbert: Path) -> None:
-    with pytest.raises(InputError, match="with its model_type: correct model.backbone.config"):
+    with pytest.raises(InputError, match=r"with its model_type: correct model.backbone.config"):
         Backbone(config={"hidden_size": 16}, tokenizer=str(modernbert))
 
 
 @pytest.mark.parametrize(
     ("removed", "what"),
-    [("*", "tokenizer"), ("tokenizer*.json", "tokenizer"), ("config.json", "checkpoint"), ("*.safetensors", "checkpoint")],
+    [
+        ("*", "tokenizer"),
+        ("tokenizer*.json", "tokenizer"),
+        ("config.json", "checkpoint"),
+        ("*.safetensors", "checkpoint"),
+    ],
 )
 def test_a_checkpoint_folder_that_lacks_something_is_refused(
     modernbert: Path, tmp_path: Path, removed: str, what: str
@@ -173,12 +124,14 @@ def test_a_checkpoint_folder_that_lacks_something_is_refused(
     folder = shutil.copytree(modernbert, tmp_path / "broken")
     for path in folder.glob(removed):
         path.unlink()
-    with pytest.raises(InputError, match=f"{what} '.*broken' cannot be read .*; allowed is a folder .*: check the name"):
+    with pytest.raises(
+        InputError, match=rf"{what} '.*broken' cannot be read .*; allowed is a folder .*: check the name"
+    ):
         Backbone(str(folder))
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'.*nowhere' cannot be read"):
+    with pytest.raises(InputError, match=r"'.*nowhere' cannot be read"):
         Backbone(str(tmp_path / "nowhere"))
 
 
@@ -187,5 +140,5 @@ def test_a_half_written_file_is_refused(modernbert: Path, tmp_path: Path, name: 
     folder = shutil.copytree(modernbert, tmp_path / "broken")
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=f"{what} '.*broken' cannot be read"):
+    with pytest.raises(InputError, match=rf"{what} '.*broken' cannot be read"):
         Backbone(str(folder))

@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 import torch
 from ranks import on_ranks
-from small import HEADS, Head, Recorder, retriever, synthetic_data, trainer
+from small import HEADS, WORDS, Head, Recorder, retriever, synthetic_data, trainer
 from torch import Tensor
 
 from ifir_lightning.data.collate import collate
 from ifir_lightning.distributed import rank, world_size
 from ifir_lightning.optimization import AdamW
 from ifir_lightning.records import Group, Kind, Passage
-
-WORDS = "a quiet hotel near the harbour with breakfast and a garden for walks in the morning but no lift".split()
 
 
 def words(number: int, most: int) -> str:
@@ -82,9 +80,7 @@ def test_a_step_is_not_trivial(modernbert: Path, head: Head) -> None:
 def fit(backbone: Path, head: Head, folder: Path) -> tuple[list[float], dict[str, Tensor]]:
     """Losses of three steps under Lightning (DDP on several ranks), and the weights after them."""
     module, recorder = retriever(backbone, head, optimizer=AdamW(learning_rate=1e-4)), Recorder()
-    strategy = "ddp" if world_size() > 1 else "auto"
-    settings = {"devices": world_size(), "strategy": strategy, "max_steps": 3}
-    trainer(folder, recorder, **settings).fit(module, synthetic_data(num_rows=14, group_size=4))
+    trainer(folder, recorder, max_steps=3).fit(module, synthetic_data(num_rows=14, group_size=4))
     return [metrics["train/loss"] for metrics in recorder.metrics], module.state_dict()
 
 
@@ -98,4 +94,6 @@ def test_fit_on_two_ranks_equals_fit_on_one(modernbert: Path, head: Head, tmp_pa
     assert means == pytest.approx(losses, rel=1e-5)
     for name, weight in weights.items():
         assert torch.equal(first[name], second[name]), name
-        torch.testing.assert_close(first[name], weight, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            first[name], weight, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )

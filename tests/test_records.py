@@ -62,7 +62,7 @@ def test_split_is_list_slicing(sizes: tuple[int, ...]) -> None:
 
 
 def test_parts_that_do_not_add_up_are_refused() -> None:
-    with pytest.raises(AssertionError, match="do not make 4"):
+    with pytest.raises(AssertionError, match=r"do not make 4"):
         pack(TEXTS).split(1, 2)
 
 
@@ -90,7 +90,7 @@ def test_absent_weights_stay_absent() -> None:
 
 
 def test_parts_with_and_without_weights_do_not_mix() -> None:
-    with pytest.raises(AssertionError, match="weights_N is set in some parts only"):
+    with pytest.raises(AssertionError, match=r"weights_N is set in some parts only"):
         Embeddings.concat([vectors([2]), vectors([2], with_weights=False)])
 
 

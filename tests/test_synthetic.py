@@ -100,8 +100,8 @@ def test_the_world_of_seed_0_stays_as_it_is() -> None:
     """A change of a word or of the order of draws changes every figure in docs/log.md: make it knowingly."""
     row = next(row for row in training_rows(20) if read_instruction_parts(row) == 2)
     assert row["query"] == (
-        "what should I know about a weekend in Oslo Relevant documents must cover concerts and dancing. "
-        "I am not interested in buses and trains."
+        "tell me more about cold potatoes in dressing "
+        "The text has to mention storage. Do not return texts about how risky it is."
     )
 
 
@@ -320,8 +320,8 @@ def test_synthesize_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFix
     ("wrong", "message"),
     [
         ({"num_rows": 0}, "num_rows is 0, allowed are 1 and more"),
-        ({"num_queries": 0}, "num_queries is 0, allowed are 1 to 360"),
-        ({"num_queries": 361}, "num_queries is 361, allowed are 1 to 360"),
+        ({"num_queries": 0}, "num_queries is 0, allowed are 1 to 210"),
+        ({"num_queries": 211}, "num_queries is 211, allowed are 1 to 210"),
         ({"num_candidates": 29}, "num_candidates is 29, allowed are 30 to 1000"),
     ],
 )

@@ -37,9 +37,7 @@ def word_tokenizer(template: str | None = None, unknown: str | None = "?") -> Pr
 
 
 @pytest.mark.parametrize(("query", "instruction"), [("which camera", "not the price"), ("which camera", "")])
-def test_a_query_is_query_space_instruction(
-    tokenizer: PreTrainedTokenizerBase, query: str, instruction: str
-) -> None:
+def test_a_query_is_query_space_instruction(tokenizer: PreTrainedTokenizerBase, query: str, instruction: str) -> None:
     expected = tokenizer(f"{query} {instruction}".strip())["input_ids"]
     assert one_query(TextTokenizer(tokenizer, TextFormat()), query, instruction) == expected
 
@@ -114,7 +112,7 @@ def test_an_empty_text_is_its_special_tokens(tokenizer: PreTrainedTokenizerBase)
 
 def test_an_empty_text_without_special_tokens_is_refused() -> None:
     text = TextTokenizer(word_tokenizer(), TextFormat())
-    with pytest.raises(InputError, match="text '' has no tokens; allowed are .*: remove the empty text"):
+    with pytest.raises(InputError, match=r"text '' has no tokens; allowed are .*: remove the empty text"):
         text.passages([Passage("p", "", "a b"), Passage("q", "", "")])
 
 
@@ -137,7 +135,7 @@ def test_a_skiplist_word_outside_the_vocabulary_skips_unknown_tokens_as_in_pylat
 
 
 def test_a_skiplist_word_that_no_token_stands_for_is_refused() -> None:
-    with pytest.raises(InputError, match="'zebra', which is no token .*; allowed are .*: remove the word"):
+    with pytest.raises(InputError, match=r"'zebra', which is no token .*; allowed are .*: remove the word"):
         TextTokenizer(word_tokenizer(unknown=None), TextFormat(passage_skiplist=("a", "zebra")))
 
 

@@ -30,9 +30,10 @@ def draw_curves(folder: Path, output: Path) -> None:
 
 def _draw(axes: Axes, records: list[dict[str, Any]], key: str, label: str) -> None:
     steps = [record["step"] for record in records]
-    for position, task in enumerate(records[-1]["tasks"]):
-        values = [record["tasks"][position][key] for record in records]
-        axes.plot(steps, values, marker=".", linewidth=1, alpha=0.7, label=task["task"])
+    by_name = [{task["task"]: task[key] for task in record["tasks"]} for record in records]
+    for name in by_name[-1]:  # a run may be resumed with other tasks
+        points = [(step, values[name]) for step, values in zip(steps, by_name, strict=True) if name in values]
+        axes.plot(*zip(*points, strict=True), marker=".", linewidth=1, alpha=0.7, label=name)
     means = [record["benchmark"][key] for record in records]
     axes.plot(steps, means, marker="o", markersize=4, linewidth=2.2, color="black", label="mean")
     axes.annotate(f"{means[-1]:.1f}", (steps[-1], means[-1]), xytext=(4, 4), textcoords="offset points", fontsize=9)

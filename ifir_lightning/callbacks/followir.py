@@ -15,6 +15,7 @@ from rich.table import Table
 from ifir_lightning import distributed
 from ifir_lightning.callbacks.curves import draw_curves
 from ifir_lightning.data.evalset import Task, load_task
+from ifir_lightning.errors import InputError
 from ifir_lightning.metrics import Metrics, Run, benchmark, evaluate_run
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.reranking import Reranker
@@ -42,7 +43,7 @@ class FollowIRValidation(Callback):
         max_tokens: Tokens encoded at a time.
 
     Raises:
-        InputError: A task that cannot be read, before training begins.
+        InputError: A task that cannot be read, or two of one name, before training begins.
     """
 
     def __init__(self, tasks: list[str], max_tokens: int = 16384) -> None:
@@ -52,6 +53,12 @@ class FollowIRValidation(Callback):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self.tasks = self.tasks or [load_task(path) for path in self.paths]
+        names = [task.name for task in self.tasks]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise InputError(
+                f"FollowIRValidation.tasks {self.paths}: {len(repeated)} have the name {repeated[0]!r}, which metrics "
+                "and files carry; allowed are distinct names: rename a folder or leave one out"
+            )
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """The untrained model, as step 0 of the curves."""
@@ -66,11 +73,11 @@ class FollowIRValidation(Callback):
         if not trainer.sanity_checking:
             logged = self._evaluate(trainer, module)
             headline = logged.pop("followir/p_mrr")
-            module.log("followir/p_mrr", headline, prog_bar=True, rank_zero_only=True)
-            module.log_dict(logged | {"step": float(trainer.global_step)}, rank_zero_only=True)
+            module.log("followir/p_mrr", headline, prog_bar=True, sync_dist=True)
+            module.log_dict(logged | {"step": float(trainer.global_step)}, sync_dist=True)
 
     def on_test_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        module.log_dict(self._evaluate(trainer, module), rank_zero_only=True)
+        module.log_dict(self._evaluate(trainer, module), sync_dist=True)
 
     def _evaluate(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         """Re-rank every task, write, draw, print; the metrics under their logger names, the same on every rank."""

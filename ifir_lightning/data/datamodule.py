@@ -73,12 +73,12 @@ class PromptrieverData(LightningDataModule):
         repeated = check_group_size(formats.count_negatives(self.table)[self.selected], self.groups.group_size)
         if repeated:
             _log.warning("%s: %s", self.path, repeated)
-        batches, rest = divmod(len(self.epoch_rows(0)), self.global_batch_size)
-        order.num_batches(len(self.epoch_rows(0)), self.global_batch_size)
+        num_rows = len(self.epoch_rows(0))
+        batches = order.num_batches(num_rows, self.global_batch_size)
         order.rows_of_rank(np.arange(self.global_batch_size), distributed.rank(), distributed.world_size())
         _log.info(
             "%s: %d rows, %d batches of %d queries an epoch; the %d rows left over change with the epoch",
-            *(self.path, len(self.epoch_rows(0)), batches, self.global_batch_size, rest),
+            *(self.path, num_rows, batches, self.global_batch_size, num_rows % self.global_batch_size),
         )
 
     def epoch_rows(self, epoch: int) -> np.ndarray:
@@ -141,6 +141,7 @@ class PromptrieverData(LightningDataModule):
             "num_rows": len(self.selected),
             "global_batch_size": self.global_batch_size,
             "group_size": self.groups.group_size,
+            "instruction_fraction": self.instruction_fraction,
             "seed": self.seed,
         }
 
@@ -172,6 +173,13 @@ class EpochLoader:
             pin_memory=trainer.strategy.root_device.type == "cuda",
             worker_init_fn=_start_worker,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty, the position is in the state of the data module; it tells Lightning that an epoch can be resumed."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: see ``state_dict``."""
 
 
 class EpochBatches(Dataset[Batch]):

@@ -1,9 +1,10 @@
 """The words of the instruction world: nothing here but what its texts are made of.
 
-A line of TOPICS is a topic: its name and further phrasings, every one a noun phrase. Among the aspects (those of
-every domain, then its own) a line at the margin is an aspect with the short names that instructions use; the indented lines under it are the sentences
-by which a passage *mentions* that aspect. A sentence shares a word with one of the names, mentions no other
-aspect, does not name its topic, and starts with a word that may be written small; ``{n}`` is a number.
+A line of TOPICS is a topic: its name and further phrasings, every one a noun phrase. Among the aspects (those
+of every domain, then its own) a line at the margin is an aspect with the short names that instructions use; the
+indented lines under it are the sentences by which a passage *mentions* that aspect. A sentence shares a word
+with one of the names, mentions no other aspect, does not name its topic, and starts with a word that may be
+written small; ``{n}`` is a number.
 """
 
 NUMBERS = ("twelve", "fifteen", "twenty", "thirty", "forty", "fifty", "sixty", "eighty", "ninety")

@@ -75,7 +75,7 @@ def training_row(index: int, seed: int = 0) -> dict:
         "only_instruction": instruction,
         "only_query": query,
         "has_instruction": bool(instruction),
-        "new_negatives": [_scored(writer, *pair, 0.0) for pair in _instruction_negatives(writer, need)],
+        "new_negatives": [_scored(writer, *pair, 0.0) for pair in _instruction_negatives(writer, need, positive)],
     }
 
 
@@ -93,7 +93,7 @@ def _need(writer: Writer) -> Need:
     include = rng.choice(askable(domain, topic, held_out=False))
     exclude = rng.choice([aspect for aspect in aspects(domain) if aspect != include])
     both = Need(domain, topic, include, exclude)
-    return rng.choices((both, Need(domain, topic, include), Need(domain, topic, "", exclude)), (9, 9, 2))[0]
+    return rng.choices((both, Need(domain, topic, include), Need(domain, topic, "", exclude)), (7, 10, 3))[0]
 
 
 def _hard_negatives(writer: Writer, need: Need) -> list[Subject]:
@@ -111,19 +111,20 @@ def _hard_negatives(writer: Writer, need: Need) -> list[Subject]:
     return same_topic + same_aspect + [writer.elsewhere(writer.rng.choice(DOMAINS), need.topic) for _ in rest]
 
 
-def _instruction_negatives(writer: Writer, need: Need) -> Iterator[tuple[Subject, str]]:
-    """One to three subjects that fit the query and break the instruction, each with the reason."""
+def _instruction_negatives(writer: Writer, need: Need, positive: Subject) -> Iterator[tuple[Subject, str]]:
+    """One to three subjects that fit the query and break the instruction, each with the reason.
+
+    Each says what the positive says but for one aspect, so that nothing else tells the two apart.
+    """
     if not (need.include or need.exclude):
         return
+    fillers = sorted(positive.aspects - {need.include})
+    others = sorted(set(aspects(need.domain)) - positive.aspects - {need.exclude})
     for _ in range(writer.rng.randint(1, 3)):
         if need.exclude and (not need.include or writer.rng.random() < 0.75):
-            mention = (*_given(need.include), need.exclude)
-            yield writer.subject(need.domain, need.topic, mention), f"It mentions {need.exclude}."
+            yield positive.swap(writer.rng.choice(fillers), need.exclude), f"It mentions {need.exclude}."
         else:
-            yield (
-                writer.subject(need.domain, need.topic, (), (need.include,)),
-                f"It does not mention {need.include}.",
-            )
+            yield positive.swap(need.include, writer.rng.choice(others)), f"It does not mention {need.include}."
 
 
 def _given(aspect: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ written in the latter: no instruction about a topic and no passage of a task was
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import blake2b
 
@@ -29,6 +29,10 @@ class Subject:
     domain: str
     topic: str
     aspects: frozenset[str]
+
+    def swap(self, old: str, new: str) -> "Subject":
+        """The same with one aspect in the place of another."""
+        return replace(self, aspects=self.aspects - {old} | {new})
 
 
 @dataclass(frozen=True)

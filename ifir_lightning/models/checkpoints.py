@@ -5,6 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,8 +18,12 @@ def read_pylate_projection(checkpoint: str, hidden_size: int, dim: int, bias: bo
     Raises:
         InputError: No such layer, or one of another width, with or without bias, or with an activation.
     """
-    settings = json.loads(_file(checkpoint, "1_Dense/config.json").read_text())
-    found = (settings["in_features"], settings["out_features"], settings["bias"])
+    name = "1_Dense/config.json"
+    try:
+        settings = json.loads(_file(checkpoint, name).read_text(encoding="utf-8"))
+        found = (settings["in_features"], settings["out_features"], settings["bias"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise _unreadable(checkpoint, name, error) from error
     if found != (hidden_size, dim, bias):
         raise InputError(
             f"the projection of {checkpoint!r} has (in_features, out_features, bias) = {found}, the recipe asks for "
@@ -30,7 +35,11 @@ def read_pylate_projection(checkpoint: str, hidden_size: int, dim: int, bias: bo
             f"the projection of {checkpoint!r} has activation {activation} and use_residual "
             f"{settings.get('use_residual')}; allowed is a plain linear layer: choose another model.pooling.checkpoint"
         )
-    weights = load_file(_file(checkpoint, "1_Dense/model.safetensors"))
+    name = "1_Dense/model.safetensors"
+    try:
+        weights = load_file(_file(checkpoint, name))
+    except SafetensorError as error:
+        raise _unreadable(checkpoint, name, error) from error
     return {name.removeprefix("linear."): value.float() for name, value in weights.items()}
 
 
@@ -40,13 +49,18 @@ def _file(checkpoint: str, name: str) -> Path:
     try:
         path = folder / name if folder.is_dir() else Path(hf_hub_download(checkpoint, name))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise InputError(
-            f"checkpoint {checkpoint!r} has no readable {name} ({str(error).splitlines()[0]}); allowed is a PyLate "
-            "folder or hub id: check the name, or download it first where there is no network"
-        ) from error
+        raise _unreadable(checkpoint, name, error) from error
     if not path.is_file():
         raise InputError(
             f"checkpoint {checkpoint!r} has no {name}; allowed is a PyLate folder or hub id: "
             "check model.pooling.checkpoint, or leave it out for a new projection"
         )
     return path
+
+
+def _unreadable(checkpoint: str, name: str, error: Exception) -> InputError:
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return InputError(
+        f"checkpoint {checkpoint!r} has no readable {name} ({reason}); allowed is a PyLate folder or hub id: check "
+        "the name, or download it (anew) first"
+    )

@@ -1,0 +1,122 @@
+"""Attention within each text of a packed batch: every kernel against a loop over tokens, and which kernel is chosen."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from ifir_lightning.errors import InputError
+from ifir_lightning.models import attention
+from ifir_lightning.models.attention import Attention, Kernel, choose_kernel, make_layout, packed_attention
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def naive_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], window: int | None) -> Iterator[Tensor]:
+    """Token by token in the tensors' own precision: i sees j of its own text where |i - j| < window."""
+    start = 0
+    for length in lengths:
+        for i in range(start, start + length):
+            seen = [j for j in range(start, start + length) if window is None or abs(i - j) < window]
+            weights = torch.softmax((q[:, i, None] * k[:, seen]).sum(-1) * 0.3, dim=-1)
+            yield (weights[..., None] * v[:, seen]).sum(1)
+        start += length
+
+
+def attend(kernel: Kernel, qkv: list[Tensor], lengths: list[int], window: int | None) -> Tensor:
+    layout = make_layout(torch.tensor(lengths), kernel, qkv[0].device)
+    batch = [tensor[None] for tensor in qkv]
+    return packed_attention(torch.nn.Identity(), *batch, None, layout=layout, scaling=0.3, sliding_window=window)[0][0]
+
+
+@pytest.mark.parametrize("window", [None, 1, 4, 20])
+def test_packed_attention_equals_a_loop_over_tokens(window: int | None) -> None:
+    lengths = [1, 4, 4, 5, 3, 9]
+    generator = torch.Generator().manual_seed(3)
+    qkv = [torch.randn(2, sum(lengths), 6, dtype=torch.float64, generator=generator) for _ in range(3)]
+    expected = torch.stack(list(naive_attention(*qkv, lengths, window)))
+    torch.testing.assert_close(attend("sdpa", qkv, lengths, window), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("window", "sides"), [(65, (64, 64)), (1, (0, 0)), (None, (-1, -1))])
+def test_gpu_kernels_are_told_the_tokens_to_each_side(window: int | None, sides: tuple[int, int]) -> None:
+    """transformers says 65 where |i - j| <= 64; the kernels count neighbours, and -1 is all of them."""
+    assert attention._reach(window) == sides
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kernel", ["varlen", "flash_attention_2"])
+@pytest.mark.parametrize("window", [None, 65])
+def test_gpu_kernels_equal_sdpa(kernel: Kernel, window: int | None) -> None:
+    """Window 65 is what ModernBERT's local layers ask for: 64 tokens to each side."""
+    if kernel == "flash_attention_2":
+        pytest.importorskip("flash_attn")
+    lengths = [1, 2, 63, 64, 65, 66, 128, 129, 130, 300]
+    generator = torch.Generator("cuda").manual_seed(3)
+    shape = (4, sum(lengths), 64)
+    results = []
+    base = [torch.randn(shape, device="cuda", generator=generator, dtype=torch.bfloat16) for _ in range(4)]
+    for name, dtype in (("sdpa", torch.float32), (kernel, torch.bfloat16)):
+        qkv = [tensor.to(dtype).requires_grad_() for tensor in base[:3]]
+        output = attend(name, qkv, lengths, window)  # type: ignore[arg-type]
+        (output * base[3].transpose(0, 1)).sum().backward()
+        results.append([output, *(tensor.grad for tensor in qkv)])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.fixture
+def flash_installed(monkeypatch: pytest.MonkeyPatch):
+    """Say whether flash-attn is there, whatever this machine has."""
+    return lambda there: monkeypatch.setattr(attention, "find_spec", lambda _: object() if there else None)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "dropout", "flash", "expected"),
+    [
+        (CUDA, torch.bfloat16, 0.0, True, "flash_attention_2"),
+        (CUDA, torch.float16, 0.1, True, "flash_attention_2"),
+        (CUDA, torch.bfloat16, 0.0, False, "varlen"),
+        (CUDA, torch.bfloat16, 0.1, False, "sdpa"),
+        (CUDA, torch.float32, 0.0, True, "sdpa"),
+        (CPU, torch.bfloat16, 0.0, True, "sdpa"),
+        (CPU, torch.float32, 0.0, False, "sdpa"),
+    ],
+)
+def test_auto_takes_the_fastest_kernel_that_can_run(
+    flash_installed, device: torch.device, dtype: torch.dtype, dropout: float, flash: bool, expected: str
+) -> None:
+    flash_installed(flash)
+    assert choose_kernel("auto", device, dtype, dropout) == expected
+
+
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "varlen", "sdpa"])
+def test_a_kernel_that_can_run_is_taken_as_asked(flash_installed, kernel: Attention) -> None:
+    flash_installed(True)
+    assert choose_kernel(kernel, CUDA, torch.bfloat16, 0.0) == kernel
+
+
+@pytest.mark.parametrize(
+    ("kernel", "device", "dtype", "dropout", "obstacle"),
+    [
+        ("flash_attention_2", CPU, torch.bfloat16, 0.0, "it needs a CUDA device, not cpu"),
+        ("varlen", CPU, torch.bfloat16, 0.0, "it needs a CUDA device, not cpu"),
+        ("flash_attention_2", CUDA, torch.float32, 0.0, "it computes in bfloat16 or float16, not torch.float32"),
+        ("varlen", CUDA, torch.float32, 0.0, "it computes in bfloat16 or float16, not torch.float32"),
+        ("flash_attention_2", CUDA, torch.bfloat16, 0.0, "flash-attn is not installed"),
+        ("varlen", CUDA, torch.bfloat16, 0.1, "it has no attention dropout, and the checkpoint's is 0.1"),
+    ],
+)
+def test_a_kernel_that_cannot_run_is_refused(
+    flash_installed, kernel: Attention, device: torch.device, dtype: torch.dtype, dropout: float, obstacle: str
+) -> None:
+    flash_installed(False)
+    with pytest.raises(InputError) as error:
+        choose_kernel(kernel, device, dtype, dropout)
+    value, rest = str(error.value).split(": ", 1)
+    assert value == f"model.backbone.attention is {kernel}"
+    assert rest.startswith(f"{obstacle}; possible here: auto, ")
+    assert "sdpa" in rest
+    assert "--trainer.precision bf16-mixed" in rest

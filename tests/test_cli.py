@@ -1,0 +1,186 @@
+"""The command line as users meet it: subprocesses, their exit status, what they print and write."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ifir_lightning.data.synthetic import task_tables
+from ifir_lightning.trec import read_run
+
+ROOT = Path(__file__).parents[1]
+QUICK = (
+    "--config=configs/quickstart.yaml",
+    "--data.path=synthetic:64",
+    "--data.global_batch_size=4",
+    "--data.groups.group_size=4",
+    "--trainer.max_steps=4",
+    "--trainer.val_check_interval=2",
+    "--trainer.log_every_n_steps=1",
+    "--model.schedule.warmup_steps=1",
+    "--trainer.callbacks.init_args.tasks=[synthetic/food]",
+)
+
+
+def run(*arguments: str, traceback: bool = False) -> subprocess.CompletedProcess[str]:
+    """``python -m ifir_lightning ...`` in the root of the repository, without a network."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    environment["IFIR_TRACEBACK"] = "1" if traceback else ""
+    command = [sys.executable, "-m", "ifir_lightning", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a quickstart of four steps."""
+    folder = tmp_path_factory.mktemp("runs") / "quick"
+    done = run("fit", *QUICK, f"--trainer.default_root_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_fit_fills_the_run_folder(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.yaml", "metrics.csv", "p_mrr.png", "checkpoints", "followir"} <= names
+    assert not [name for name in names if name.startswith("version_")]
+    assert [path.name for path in sorted((trained / "followir").iterdir())] == [
+        "step-00000000",
+        "step-00000002",
+        "step-00000004",
+    ]
+    assert (trained / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_second_fit_in_the_folder_is_refused_and_touches_nothing(trained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    done = run("fit", *QUICK, f"--trainer.default_root_dir={trained}")
+    _refused(done, str(trained), "--ckpt_path")
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_the_saved_config_continues_the_run_and_keeps_its_log(trained: Path) -> None:
+    checkpoint = trained / "checkpoints" / "last.ckpt"
+    done = run("fit", f"--config={trained}/config.yaml", f"--ckpt_path={checkpoint}", "--trainer.max_steps=6")
+    assert done.returncode == 0, done.stderr
+    steps = [line.split(",")[0] for line in (trained / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps == ["0", "1", "2", "3", "4", "5", "6"]
+
+
+def test_validate_reproduces_the_last_validation_of_fit(trained: Path, tmp_path: Path) -> None:
+    checkpoint = sorted((trained / "checkpoints").glob("best-*.ckpt"))[0]
+    step = checkpoint.stem.removeprefix("best-")
+    done = run(
+        "validate",
+        f"--config={trained}/config.yaml",
+        f"--ckpt_path={checkpoint}",
+        f"--trainer.default_root_dir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "p-MRR" in done.stdout
+    found = json.loads((tmp_path / "followir" / "validate" / "metrics.json").read_text())
+    expected = json.loads((trained / "followir" / f"step-{step}" / "metrics.json").read_text())
+    assert found["benchmark"] == pytest.approx(expected["benchmark"], abs=1e-6)
+
+
+def test_test_writes_a_folder_of_its_own(trained: Path, tmp_path: Path) -> None:
+    done = run("test", f"--config={trained}/config.yaml", f"--trainer.default_root_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "followir" / "test" / "metrics.json").exists()
+
+
+def test_predict_on_a_task_gives_the_run_of_the_validation(trained: Path, tmp_path: Path) -> None:
+    output = tmp_path / "food.trec"
+    checkpoint = trained / "checkpoints" / "last.ckpt"
+    done = run(
+        "predict",
+        f"--config={trained}/config.yaml",
+        f"--ckpt_path={checkpoint}",
+        "--task=synthetic/food",
+        f"--output={output}",
+    )
+    assert done.returncode == 0, done.stderr
+    tables = task_tables("food")
+    assert read_run(output).keys() == {record["_id"] for record in tables["queries"]}
+    evaluated = run("evaluate", "--task=synthetic/food", f"--run={output}", "--json")
+    assert json.loads(evaluated.stdout)["task"] == "synthetic-food"
+
+
+def test_predict_on_files_ranks_every_passage_for_every_query(trained: Path, tmp_path: Path) -> None:
+    queries, passages = tmp_path / "queries.jsonl", tmp_path / "passages.jsonl"
+    queries.write_text('{"_id": "q1", "text": "the fish pie recipe", "instruction": "Only the price."}\n')
+    passages.write_text("".join(f'{{"_id": "p{i}", "text": "passage number {i}"}}\n' for i in range(5)))
+    output = tmp_path / "run.trec"
+    done = run(
+        "predict",
+        f"--config={trained}/config.yaml",
+        f"--queries={queries}",
+        f"--passages={passages}",
+        f"--output={output}",
+        "--top_k=3",
+    )
+    assert done.returncode == 0, done.stderr
+    assert [len(scores) for scores in read_run(output).values()] == [3]
+
+
+def test_evaluate_prints_json_with_exactly_the_promised_keys(shared_data: Path) -> None:
+    task = shared_data / "followir-mini-core17"
+    done = run("evaluate", f"--task={task}", f"--run={task}/run-minilm.trec", "--json")
+    scales = [f"{metric}_{scale}" for metric in ("map_1000", "ndcg_5", "score") for scale in "abc"]
+    counts = ["num_queries", "num_changed_passages", "skipped_queries"]
+    assert set(json.loads(done.stdout)) == {"task", "p_mrr", *scales, *counts}
+
+
+BAD_FIT = {
+    "missing data": (["--data.path=no/such/folder.parquet"], ["no/such/folder.parquet", "allowed"]),
+    "group size": (["--data.groups.group_size=100"], ["group_size 100", "choose 1 to"]),
+    "batch size": (["--data.global_batch_size=65"], ["65", "64"]),
+    "query limit": (["--model.text.max_query_length=2"], ["max_query_length", "2", "3 or more"]),
+    "flash attention on CPU": (["--model.backbone.attention=flash_attention_2"], ["flash_attention_2", "cpu", "sdpa"]),
+    "pooling and scorer": (["--model.scorer=Cosine"], ["Cosine", "TokenProjection", "MeanPooling"]),
+    "temperature": (["--model.loss.init_args.temperature=0"], ["temperature", "0.0", "more than 0"]),
+    "task": (["--trainer.callbacks.init_args.tasks=[no/task/here]"], ["no/task/here"]),
+    "warm-up": (["--model.schedule.warmup_steps=9"], ["warmup_steps", "9", "4"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FIT)
+def test_bad_settings_end_fit_with_one_line(case: str, tmp_path: Path) -> None:
+    arguments, expected = BAD_FIT[case]
+    done = run("fit", *QUICK, *arguments, f"--trainer.default_root_dir={tmp_path}/run")
+    _refused(done, *expected)
+
+
+def test_a_run_folder_must_be_named() -> None:
+    _refused(run("fit", *QUICK, "--trainer.default_root_dir=null"), "default_root_dir", "--trainer.default_root_dir")
+
+
+def test_a_bad_run_file_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "bad.trec"
+    file.write_text("301-og Q0 d1 1 0.5 x\n301-og Q0 d1 2 0.4 x\n")
+    _refused(run("evaluate", "--task=synthetic/food", f"--run={file}"), "bad.trec:2", "d1")
+
+
+def test_an_unknown_command_lists_the_known_ones() -> None:
+    _refused(run("train"), "'train'", "fit", "evaluate")
+
+
+def test_a_traceback_is_shown_when_asked_for() -> None:
+    done = run("train", traceback=True)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_help_names_every_command() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("fit", "validate", "test", "predict", "evaluate", "synthesize"))
+
+
+def _refused(done: subprocess.CompletedProcess[str], *expected: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert all(word in line for word in expected), line

@@ -1,0 +1,62 @@
+"""What the README shows is what there is."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from ifir_lightning.cli import COMMANDS, TRAINER_COMMANDS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+COMMAND_LINES = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_a_command_names_what_exists(line: str) -> None:
+    words = shlex.split(line.split("&&")[-1])
+    if "ifir_lightning" in words:
+        assert words[words.index("ifir_lightning") + 1] in (*TRAINER_COMMANDS, *COMMANDS)
+    for word in words:
+        if word.startswith("configs/"):
+            assert (ROOT / word).is_file(), word
+
+
+def test_every_recipe_that_is_named_exists() -> None:
+    for name in re.findall(r"`(configs/[^`]*\.yaml)`", README):
+        for path in _expand(name):
+            assert list(ROOT.glob(path)), path
+
+
+def test_the_file_tree_lists_every_module() -> None:
+    tree = next(text for kind, text in BLOCKS if text.startswith("ifir_lightning/\n"))
+    listed = set(re.findall(r"(\w+\.py)", tree))
+    present = {path.name for path in (ROOT / "ifir_lightning").rglob("*.py")} - {"__init__.py", "__main__.py"}
+    assert listed == present - {"evaluate.py", "synthesize.py"}
+
+
+def test_the_loss_of_the_example_runs() -> None:
+    (code,) = [text for kind, text in BLOCKS if kind == "python"]
+    scope: dict = {"__name__": "example"}
+    exec(code, scope)
+    scores_QP = torch.tensor([[0.9, 0.4, 0.2], [0.1, 0.5, 0.3]])
+    loss = scope["MarginLoss"]()(scores_QP, torch.tensor([0, 2]), torch.zeros(2, 3))
+    assert loss.item() == pytest.approx((0.5 + 1.2) / 2)
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "README.md" in ci
+    (command,) = [line for line in COMMAND_LINES if "pytest" in line]
+    assert README.split("<!-- test command -->")[1].strip().splitlines()[1] == command
+
+
+def _expand(name: str) -> list[str]:
+    """a/{b,c}.yaml -> a/b.yaml, a/c.yaml."""
+    match = re.search(r"\{([^}]*)\}", name)
+    if match is None:
+        return [name]
+    return [name.replace(match.group(0), part) for part in match.group(1).split(",")]

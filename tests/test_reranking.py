@@ -1,0 +1,157 @@
+"""Re-ranking equals a slow loop over listed pairs, whatever is encoded together and on however many ranks."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ranks import on_ranks
+from small import HEADS, WORDS, Head, retriever
+
+from ifir_lightning import reranking
+from ifir_lightning.metrics import Run
+from ifir_lightning.module import RetrieverModule
+from ifir_lightning.records import Embeddings, Passage, Tokens
+from ifir_lightning.reranking import Reranker
+
+NUM_PASSAGES = 11  # 3 slices of 4 with one missing
+SLICE = 4
+
+
+def text(seed: int, length: int) -> str:
+    return " ".join(WORDS[(seed * 7 + i * (seed + 1)) % len(WORDS)] for i in range(length))
+
+
+QUERIES = {f"{number}-og": (text(number, 2 + number), text(number + 50, 5 * number)) for number in range(4)}
+PASSAGES = {
+    f"p{number}": Passage(f"p{number}", "", text(number, 1 + 5 * number % 23)) for number in range(NUM_PASSAGES)
+}
+PASSAGES["unlisted"] = Passage("unlisted", "", "never read")
+CANDIDATES = {
+    "0-og": [f"p{number}" for number in range(NUM_PASSAGES)],
+    "1-og": ["p3", "p9", "p0"],
+    "2-og": ["p9"],
+    "3-og": [f"p{number}" for number in range(0, NUM_PASSAGES, 2)],
+}
+
+
+def reranker(module: RetrieverModule, max_tokens: int = 40) -> Reranker:
+    return Reranker(module.encode, module.scorer, module.tokenizer, torch.device("cpu"), max_tokens)
+
+
+def ready(backbone: Path, head: Head) -> RetrieverModule:
+    return retriever(backbone, head).eval()
+
+
+def slow_run(module: RetrieverModule, head: Head) -> Run:
+    """Every text alone, every pair by loops over tokens in float64."""
+    with torch.no_grad():
+        queries = {id_: module.encode(module.tokenizer.queries([query])) for id_, query in QUERIES.items()}
+        passages = {id_: module.encode(module.tokenizer.passages([passage])) for id_, passage in PASSAGES.items()}
+    return {q: {p: slow_score(queries[q], passages[p], head) for p in CANDIDATES[q]} for q in QUERIES}
+
+
+def slow_score(query: Embeddings, passage: Embeddings, head: Head) -> float:
+    if head == "bi-encoder":
+        return F.cosine_similarity(query.values_ND[0].double(), passage.values_ND[0].double(), dim=0).item()
+    weights = [1.0] * len(query.values_ND) if query.weights_N is None else query.weights_N.tolist()
+    total = 0.0
+    for vector, weight in zip(query.values_ND.double(), weights, strict=True):
+        total += weight * max((vector @ other).item() for other in passage.values_ND.double())
+    return total / len(query.values_ND)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_run_equals_the_slow_loop_over_listed_pairs(modernbert: Path, head: Head) -> None:
+    module = ready(modernbert, head)
+    run, cut = reranker(module)(QUERIES, PASSAGES, CANDIDATES)
+    expected = slow_run(module, head)
+    assert cut == 0.0
+    assert list(run) == list(QUERIES)
+    for query_id, scores in expected.items():
+        assert run[query_id].keys() == set(CANDIDATES[query_id])
+        assert run[query_id] == pytest.approx(scores, abs=2e-6)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_texts_encoded_at_a_time_change_nothing(modernbert: Path, head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ready(modernbert, head)
+    whole, _ = reranker(module, 10**6)(QUERIES, PASSAGES, CANDIDATES)
+    for max_tokens, texts_per_slice in ((1, 128), (40, 128), (10**6, 3), (25, 1)):
+        monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", texts_per_slice)
+        run, _ = reranker(module, max_tokens)(QUERIES, PASSAGES, CANDIDATES)
+        for query_id, scores in whole.items():
+            assert run[query_id] == pytest.approx(scores, abs=2e-6)
+
+
+def test_no_chunk_exceeds_max_tokens_unless_it_is_one_text(modernbert: Path) -> None:
+    module, seen = ready(modernbert, "maxsim"), []
+
+    def encode(tokens: Tokens) -> Embeddings:
+        seen.append(tokens.lengths_B.tolist())
+        return module.encode(tokens)
+
+    replace(reranker(module, max_tokens=20), encode=encode)(QUERIES, PASSAGES, CANDIDATES)
+    assert all(sum(lengths) <= 20 or len(lengths) == 1 for lengths in seen)
+    assert any(sum(lengths) > 20 for lengths in seen)
+    assert any(len(lengths) > 1 for lengths in seen)
+
+
+def encoded_texts(backbone: Path) -> tuple[Counter[tuple[int, ...]], int]:
+    """How often this rank encoded each text, and how many passages it reported as done."""
+    module = ready(backbone, "bi-encoder")
+    texts: Counter[tuple[int, ...]] = Counter()
+    done: list[int] = []
+
+    def encode(tokens: Tokens) -> Embeddings:
+        texts.update(tuple(part.input_ids_T.tolist()) for part in tokens.split(*[1] * len(tokens)))
+        return module.encode(tokens)
+
+    reranking.TEXTS_PER_SLICE = SLICE
+    replace(reranker(module), encode=encode)(QUERIES, PASSAGES, CANDIDATES, done.append)
+    return texts, sum(done)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_each_listed_passage_is_encoded_once_by_one_rank(
+    modernbert: Path, num_ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", SLICE)  # and restored
+    results = [encoded_texts(modernbert)] if num_ranks == 1 else on_ranks(num_ranks, encoded_texts, modernbert)
+    tokenizer = retriever(modernbert).tokenizer
+    once = Counter(ids(tokenizer.passages([PASSAGES[f"p{number}"]])) for number in range(NUM_PASSAGES))
+    queries = Counter(ids(tokenizer.queries([query])) for query in QUERIES.values())
+    assert sum((texts for texts, _ in results), Counter()) == once + Counter(
+        {query: num_ranks * count for query, count in queries.items()}
+    )
+    assert sum(done for _, done in results) == NUM_PASSAGES
+    assert all(done for _, done in results)
+
+
+def ids(tokens: Tokens) -> tuple[int, ...]:
+    return tuple(tokens.input_ids_T.tolist())
+
+
+def reranked(backbone: Path, head: Head) -> tuple[Run, float]:
+    reranking.TEXTS_PER_SLICE = SLICE
+    return reranker(ready(backbone, head))(QUERIES, PASSAGES, CANDIDATES)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_number_of_ranks_changes_no_bit(modernbert: Path, head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", SLICE)  # and restored
+    alone = reranked(modernbert, head)
+    assert on_ranks(2, reranked, modernbert, head) == [alone, alone]
+    if head == "bi-encoder":
+        assert on_ranks(4, reranked, modernbert, head) == [alone] * 4  # one rank without a passage
+
+
+def test_the_share_of_passage_tokens_that_the_limit_cut(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", SLICE)
+    module = ready(modernbert, "bi-encoder")
+    full = [len(ids(module.tokenizer.passages([PASSAGES[f"p{number}"]]))) for number in range(NUM_PASSAGES)]
+    module.tokenizer.format = replace(module.tokenizer.format, max_passage_length=10)
+    _, cut = reranker(module)(QUERIES, PASSAGES, CANDIDATES)
+    assert cut == sum(max(0, length - 10) for length in full) / sum(full)
