@@ -65,6 +65,7 @@ class TextTokenizer:
         tokens = self._pack(joined, self.format.max_passage_length)
         if len(self._skip_ids):
             tokens.keep_T.logical_and_(~torch.isin(tokens.input_ids_T, self._skip_ids))
+            self._refuse_bare(tokens, joined)
         return tokens
 
     def _pack(self, texts: Sequence[str], limit: int) -> Tokens:
@@ -84,6 +85,15 @@ class TextTokenizer:
             keep_T=torch.ones(len(input_ids_T), dtype=torch.bool),
             cut_B=torch.tensor([len(full) - len(ids) for full, ids in zip(encoded, kept, strict=True)]),
         )
+
+    def _refuse_bare(self, tokens: Tokens, texts: Sequence[str]) -> None:
+        """A passage of which the skiplist leaves nothing has no embedding (special tokens, where any, remain)."""
+        kept_B = torch.segment_reduce(tokens.keep_T.float(), "sum", lengths=tokens.lengths_B)
+        if len(bare := (kept_B == 0).nonzero()):
+            raise InputError(
+                f"passage {texts[int(bare[0])]!r} consists of words of model.text.passage_skiplist; allowed are "
+                "passages with another token: remove the passage or shorten the skiplist"
+            )
 
     def _check_limit(self, name: str, limit: int) -> None:
         if limit <= self._num_special:

@@ -15,8 +15,8 @@ class QueryCuts:
         limit: ``max_query_length``.
         share: Share of all query tokens that were cut, in [0, 1].
         cut: Ids of the queries that lost a part of their instruction.
-        identical: Base ids whose original and changed instruction read the same after the cut: their p-MRR is 0
-            whatever the model.
+        identical: Base ids whose original and changed instruction are different texts but the same tokens: their
+            p-MRR is 0 whatever the model.
     """
 
     limit: int
@@ -25,15 +25,20 @@ class QueryCuts:
     identical: tuple[str, ...]
 
     def warning(self, task: str) -> str | None:
-        """One line if an instruction was cut, else None."""
-        if not self.cut:
-            return None
-        same = f", {len(self.identical)} pairs of original and changed became identical" if self.identical else ""
-        return (
-            f"{task}: the limit of {self.limit} query tokens cuts {len(self.cut)} instructions, e.g. that of "
-            f"{self.cut[0]!r}{same}; {100 * self.share:.1f}% of the query tokens are lost: raise "
-            "model.text.max_query_length"
-        )
+        """One line if an instruction was cut or a pair reads the same, else None."""
+        if self.cut:
+            same = f", {len(self.identical)} pairs of original and changed became identical" if self.identical else ""
+            return (
+                f"{task}: the limit of {self.limit} query tokens cuts {len(self.cut)} instructions, e.g. that of "
+                f"{self.cut[0]!r}{same}; {100 * self.share:.1f}% of the query tokens are lost: raise "
+                "model.text.max_query_length"
+            )
+        if self.identical:
+            return (
+                f"{task}: {len(self.identical)} pairs of original and changed instruction are identical to this "
+                f"tokenizer, e.g. {self.identical[0]!r}, though none is cut: look at its vocabulary"
+            )
+        return None
 
 
 def audit_queries(tokenizer: TextTokenizer, queries: Mapping[str, str], instructions: Mapping[str, str]) -> QueryCuts:

@@ -1,6 +1,9 @@
 """Tiny checkpoints, tables and tasks, built on disk; nothing is downloaded."""
 
+import os
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
 
 import datasets
 import pytest
@@ -14,9 +17,8 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
-def _no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No network, and a cache of its own for every test."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A cache of its own for every test."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
 
 

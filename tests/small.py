@@ -30,8 +30,10 @@ def retriever(
 ) -> RetrieverModule:
     """A retriever on the weights of a folder, or on random ones of a config with the folder's tokenizer.
 
-    Its layers are drawn from seed 0. The weights of weighted MaxSim, which start at 1, are moved apart.
+    Its layers are drawn from seed 0. The weights of weighted MaxSim, which start at 1, are moved apart. It computes
+    on one thread: so small a model gains nothing from more, and the ranks, of one thread each, have the same bits.
     """
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     source = {"checkpoint": str(backbone)} if config is None else {"config": config, "tokenizer": str(backbone)}
     pooling, scorer = make_head(head)

@@ -66,3 +66,11 @@ def test_the_warning_names_task_limit_example_share_and_remedy(audit) -> None:
 
 def test_the_warning_speaks_of_identical_pairs_only_where_there_are_some(audit) -> None:
     assert "identical" not in audit(9).warning("core17")
+
+
+def test_pairs_that_only_unknown_words_tell_apart_are_warned_of(tokenizer: PreTrainedTokenizerBase) -> None:
+    unknown = TextTokenizer(tokenizer, TextFormat())
+    instructions = {"1-og": "\u4e00", "1-changed": "\u4e01"}
+    cuts = audit_queries(unknown, {"1-og": "price", "1-changed": "price"}, instructions)
+    assert (cuts.cut, cuts.identical) == ((), ("1",))
+    assert "identical" in (cuts.warning("task") or "")

@@ -21,6 +21,8 @@ from ifir_lightning.records import Hidden, Tokens, segment_rows
 
 _log = logging.getLogger(__name__)
 _PACKED_MODELS = ("modernbert",)
+_COMPUTED_SETTINGS = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta")
+"""Settings that ModernBERT takes but turns into others."""
 _SPECIAL_TOKENS = ("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id")
 
 
@@ -160,15 +162,21 @@ def _load_tokenizer(source: str | None, options: dict[str, Any]) -> PreTrainedTo
 def _load_model(checkpoint: str, options: dict[str, Any]) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(checkpoint, **options)
-        model = AutoModel.from_pretrained(
+        model, report = AutoModel.from_pretrained(
             checkpoint,
             config=config,
             dtype=torch.float32,
             attn_implementation=_implementation(config),
+            output_loading_info=True,
             **options,
         )
     except Exception as error:  # see _build_model
         raise _unreadable("checkpoint", checkpoint, error) from error
+    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
+        raise InputError(
+            f"checkpoint {checkpoint!r} lacks {len(missing)} weights of its {config.model_type}, e.g. {missing[0]}, "
+            "which would be random; allowed is a complete checkpoint: download it anew or choose another"
+        )
     model.train()  # it comes in eval mode, and Lightning trains in the mode it finds: without dropout
     return _without_pooler(model, config)
 
@@ -176,6 +184,9 @@ def _load_model(checkpoint: str, options: dict[str, Any]) -> PreTrainedModel:
 def _build_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     ids = {name: getattr(tokenizer, name) for name in _SPECIAL_TOKENS}
     try:
+        known = {*AutoConfig.for_model(settings["model_type"]).to_dict(), *_COMPUTED_SETTINGS}
+        if unknown := sorted(set(settings) - known):
+            raise ValueError(f"{', '.join(unknown)}: no such setting")
         config = AutoConfig.for_model(**({"vocab_size": len(tokenizer)} | ids | settings))
         model = AutoModel.from_config(config, dtype=torch.float32, attn_implementation=_implementation(config))
     except Exception as error:  # what transformers and torch raise for a bad value has no common base
