@@ -21,7 +21,7 @@ QUICK = (
     "--trainer.val_check_interval=2",
     "--trainer.log_every_n_steps=1",
     "--model.schedule.warmup_steps=1",
-    "--trainer.callbacks.init_args.tasks=[synthetic/food]",
+    "--followir.tasks=[synthetic/food]",
 )
 
 
@@ -141,7 +141,7 @@ BAD_FIT = {
     "flash attention on CPU": (["--model.backbone.attention=flash_attention_2"], ["flash_attention_2", "cpu", "sdpa"]),
     "pooling and scorer": (["--model.scorer=Cosine"], ["Cosine", "TokenProjection", "MeanPooling"]),
     "temperature": (["--model.loss.init_args.temperature=0"], ["temperature", "0.0", "more than 0"]),
-    "task": (["--trainer.callbacks.init_args.tasks=[no/task/here]"], ["no/task/here"]),
+    "task": (["--followir.tasks=[no/task/here]"], ["no/task/here"]),
     "warm-up": (["--model.schedule.warmup_steps=9"], ["warmup_steps", "9", "4"]),
 }
 

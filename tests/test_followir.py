@@ -9,17 +9,15 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 from ranks import on_ranks
-from small import retriever, synthetic_data, trainer, write_task
+from small import DROPOUT, TINY, retriever, synthetic_data, trainer, write_task
 
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.data.evalset import load_task
-from ifir_lightning.errors import InputError
 from ifir_lightning.metrics import evaluate_run
-from ifir_lightning.text import TextFormat
+from ifir_lightning.module import RetrieverModule
 from ifir_lightning.trec import read_run
 
 DOMAINS = ("travel", "food")
@@ -51,9 +49,14 @@ def fit(
     quick = {"max_steps": 4, "val_check_interval": 2, "logger": logger, "enable_checkpointing": True}
     followir = FollowIRValidation(tasks)
     fit_trainer = trainer(folder, followir, best, *callbacks, **(quick | settings))
-    fit_trainer.fit(retriever(backbone, "weighted"), synthetic_data(), ckpt_path=ckpt_path)
+    fit_trainer.fit(with_dropout(backbone), synthetic_data(), ckpt_path=ckpt_path)
     last = {name: float(value) for name, value in fit_trainer.callback_metrics.items()}
     return Fit(folder, tasks, best.best_model_path, float(best.best_model_score or math.nan), last)
+
+
+def with_dropout(backbone: Path) -> RetrieverModule:
+    """So that a validation in training mode would have other numbers each time."""
+    return retriever(backbone, "weighted", config=TINY | DROPOUT)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,15 @@ def test_it_runs_before_the_first_step_and_at_each_validation(finished: Fit) -> 
 def test_training_changes_the_run(finished: Fit) -> None:
     runs = {(finished.folder / "followir" / f"step-{step:08d}" / "travel.trec").read_text() for step in STEPS}
     assert len(runs) == len(STEPS)
+
+
+def test_training_goes_on_in_training_mode(modernbert: Path, tasks: list[str], tmp_path: Path) -> None:
+    """The validation before the first step is not Lightning's, which would see to it."""
+    modes: list[bool] = []
+    module = with_dropout(modernbert)
+    look = LambdaCallback(on_train_batch_start=lambda *_: modes.extend(layer.training for layer in module.modules()))
+    trainer(tmp_path, FollowIRValidation(tasks[:1]), look, max_steps=1).fit(module, synthetic_data())
+    assert set(modes) == {True}
 
 
 def test_metrics_are_logged_at_their_steps(finished: Fit) -> None:
@@ -164,7 +176,7 @@ def test_a_resumed_run_keeps_its_curve_also_with_other_tasks(
 def test_without_training(finished: Fit, modernbert: Path, tasks: list[str], tmp_path: Path, command: str) -> None:
     """The untrained model has the numbers of step 0."""
     evaluation = trainer(tmp_path, FollowIRValidation(tasks))
-    getattr(evaluation, command)(retriever(modernbert, "weighted"), synthetic_data(), verbose=False)
+    getattr(evaluation, command)(with_dropout(modernbert), synthetic_data(), verbose=False)
     assert {path.name for path in (tmp_path / "followir").iterdir()} == {command}
     for domain in DOMAINS:
         runs = [tmp_path / "followir" / command, finished.folder / "followir" / "step-00000000"]
@@ -174,46 +186,3 @@ def test_without_training(finished: Fit, modernbert: Path, tasks: list[str], tmp
         if name.startswith("followir/"):
             assert float(value) == pytest.approx(step_0[name], abs=1e-4)
     assert not (tmp_path / "p_mrr.png").exists()
-
-
-def test_a_limit_that_cuts_instructions_is_named_once(modernbert: Path, tasks: list[str], tmp_path: Path) -> None:
-    module = retriever(modernbert, text=TextFormat(max_query_length=8, max_passage_length=64))
-    with pytest.warns(UserWarning, match="the limit of 8 query tokens cuts 6 instructions") as warned:
-        trainer(tmp_path, FollowIRValidation(tasks[:1]), max_steps=2, val_check_interval=1).fit(
-            module, synthetic_data()
-        )
-    (message,) = (str(warning.message) for warning in warned if "instructions" in str(warning.message))
-    assert "raise model.text.max_query_length" in message
-    assert "3 pairs of original and changed became identical" in message
-
-
-def test_two_tasks_of_one_name_are_refused(modernbert: Path, tasks: list[str], tmp_path: Path) -> None:
-    """They would write the same files and metrics."""
-    other = write_task(tmp_path / "travel-instructions", "food")
-    with pytest.raises(InputError, match="2 have the name 'travel'") as error:
-        trainer(tmp_path, FollowIRValidation([tasks[0], other])).validate(retriever(modernbert), synthetic_data())
-    assert "\n" not in str(error.value)
-
-
-def test_no_task_is_refused(modernbert: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="at least 1 is needed: name a task"):
-        trainer(tmp_path, FollowIRValidation([]), max_steps=1).fit(retriever(modernbert), synthetic_data())
-
-
-def test_scores_that_are_not_numbers_are_refused(modernbert: Path, tasks: list[str], tmp_path: Path) -> None:
-    module = retriever(modernbert)
-    torch.nn.init.constant_(next(module.backbone.parameters()), math.nan)
-    with pytest.raises(InputError, match="the score is nan; allowed are numbers"):
-        trainer(tmp_path, FollowIRValidation(tasks)).validate(module, synthetic_data(), verbose=False)
-
-
-def test_real_text(modernbert: Path, shared_data: Path, tmp_path: Path) -> None:
-    """20 base queries, 200 candidates each."""
-    validation = FollowIRValidation([str(shared_data / "followir-mini-core17")])
-    module = retriever(modernbert, text=TextFormat(max_query_length=16, max_passage_length=16))
-    evaluation = trainer(tmp_path, validation)
-    with pytest.warns(UserWarning, match="the limit of 16 query tokens"):
-        evaluation.validate(module, synthetic_data(), verbose=False)
-    lines = (tmp_path / "followir" / "validate" / "followir-mini-core17.trec").read_text().splitlines()
-    assert len(lines) == 40 * 200
-    assert -100 < float(evaluation.callback_metrics["followir/p_mrr"]) < 100

@@ -47,22 +47,29 @@ class FollowIRValidation(Callback):
     """
 
     def __init__(self, tasks: list[str], max_tokens: int = 16384) -> None:
+        if not tasks:
+            raise InputError(
+                "followir.tasks is empty; allowed are one or more tasks: name one (to train without validation, "
+                "name one and set trainer.limit_val_batches to 0)"
+            )
         self.paths, self.max_tokens = tasks, max_tokens
         self.tasks: list[Task] = []
         self._audited: set[str] = set()
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if stage == TrainerFn.PREDICTING:
+            return
         self.tasks = self.tasks or [load_task(path) for path in self.paths]
         names = [task.name for task in self.tasks]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise InputError(
-                f"FollowIRValidation.tasks {self.paths}: {len(repeated)} have the name {repeated[0]!r}, which metrics "
+                f"followir.tasks {self.paths}: {len(repeated)} have the name {repeated[0]!r}, which metrics "
                 "and files carry; allowed are distinct names: rename a folder or leave one out"
             )
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """The untrained model, as step 0 of the curves."""
-        if trainer.global_step == 0:
+        if trainer.global_step == 0 and trainer.enable_validation:
             with _evaluating(trainer, module):
                 logged = self._evaluate(trainer, module)
             for logger in trainer.loggers:

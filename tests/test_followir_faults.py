@@ -1,0 +1,64 @@
+"""What FollowIRValidation refuses and what it warns of; and that it reads real text."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from small import retriever, synthetic_data, trainer, write_task
+
+from ifir_lightning.callbacks.followir import FollowIRValidation
+from ifir_lightning.errors import InputError
+from ifir_lightning.text import TextFormat
+
+
+def test_a_limit_that_cuts_instructions_is_named_once(modernbert: Path, tmp_path: Path) -> None:
+    module = retriever(modernbert, text=TextFormat(max_query_length=8, max_passage_length=64))
+    with pytest.warns(UserWarning, match="the limit of 8 query tokens cuts 6 instructions") as warned:
+        trainer(tmp_path, FollowIRValidation([write_task(tmp_path / "travel")]), max_steps=2, val_check_interval=1).fit(
+            module, synthetic_data()
+        )
+    (message,) = (str(warning.message) for warning in warned if "instructions" in str(warning.message))
+    assert "raise model.text.max_query_length" in message
+    assert "3 pairs of original and changed became identical" in message
+
+
+def test_two_tasks_of_one_name_are_refused(modernbert: Path, tmp_path: Path) -> None:
+    """They would write the same files and metrics."""
+    tasks = [write_task(tmp_path / name, "food") for name in ("travel", "travel-instructions")]
+    with pytest.raises(InputError, match="2 have the name 'travel'") as error:
+        trainer(tmp_path, FollowIRValidation(tasks)).validate(retriever(modernbert), synthetic_data())
+    assert "\n" not in str(error.value)
+
+
+def test_no_task_is_refused() -> None:
+    with pytest.raises(InputError, match="followir.tasks is empty; allowed are one or more tasks: name one"):
+        FollowIRValidation([])
+
+
+def test_validation_can_be_turned_off(modernbert: Path, tmp_path: Path) -> None:
+    followir = FollowIRValidation([write_task(tmp_path / "travel")])
+    settings = {"max_steps": 1, "val_check_interval": 1, "limit_val_batches": 0}
+    trainer(tmp_path, followir, **settings).fit(retriever(modernbert), synthetic_data())
+    assert not (tmp_path / "followir").exists()
+
+
+def test_scores_that_are_not_numbers_are_refused(modernbert: Path, tmp_path: Path) -> None:
+    module = retriever(modernbert)
+    torch.nn.init.constant_(next(module.backbone.parameters()), math.nan)
+    with pytest.raises(InputError, match="the score is nan; allowed are numbers"):
+        trainer(tmp_path, FollowIRValidation([write_task(tmp_path / "travel")])).validate(
+            module, synthetic_data(), verbose=False
+        )
+
+
+def test_real_text(modernbert: Path, shared_data: Path, tmp_path: Path) -> None:
+    """20 base queries, 200 candidates each."""
+    validation = FollowIRValidation([str(shared_data / "followir-mini-core17")])
+    module = retriever(modernbert, text=TextFormat(max_query_length=16, max_passage_length=16))
+    evaluation = trainer(tmp_path, validation)
+    with pytest.warns(UserWarning, match="the limit of 16 query tokens"):
+        evaluation.validate(module, synthetic_data(), verbose=False)
+    lines = (tmp_path / "followir" / "validate" / "followir-mini-core17.trec").read_text().splitlines()
+    assert len(lines) == 40 * 200
+    assert -100 < float(evaluation.callback_metrics["followir/p_mrr"]) < 100
