@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ifir_lightning.data.collate import collate
 from ifir_lightning.distributed import rank, world_size
+from ifir_lightning.losses import InfoNCE
 from ifir_lightning.optimization import AdamW
 from ifir_lightning.records import Group, Kind, Passage
 
@@ -23,35 +24,33 @@ def words(number: int, most: int) -> str:
     return " ".join(WORDS[i] for i in torch.randint(len(WORDS), (length,), generator=generator))
 
 
-def passage(name: str) -> Passage:
-    return Passage(name, "", words(sum(map(ord, name)), 30))
-
-
-def group(positive: str, instruction_negative: str, hard_negative: str) -> Group:
-    names = (positive, instruction_negative, hard_negative)
-    kinds = (Kind.POSITIVE, Kind.INSTRUCTION_NEGATIVE, Kind.HARD_NEGATIVE)
-    return Group(words(len(positive), 5), words(ord(positive[1]), 12), tuple(map(passage, names)), kinds)
+def group(*names: str) -> Group:
+    """The positive comes first; i0, i1, ... are instruction negatives."""
+    seeds = [256 * ord(name[0]) + ord(name[1]) for name in names]
+    passages = tuple(Passage(name, "", words(seed, 30)) for name, seed in zip(names, seeds, strict=True))
+    kinds = (Kind.INSTRUCTION_NEGATIVE if name.startswith("i") else Kind.HARD_NEGATIVE for name in names[1:])
+    return Group(words(sum(seeds), 5), words(seeds[-1], 12), passages, (Kind.POSITIVE, *kinds))
 
 
 GROUPS = [
     group("p0", "i0", "p1"),  # the positive of the next query, which another rank has
     group("p1", "i1", "h1"),
-    group("p2", "i2", "h2"),
+    group("p2", "i2", "i4"),
     group("p2", "i3", "h3"),  # the positive of the query before
-    group("p4", "p0", "p2"),
-    group("p5", "i5", "h1"),
+    group("p4", "i4", "p0"),
+    group("p5", "i5", "i0"),
 ]
 
 
 def training_step(backbone: Path, head: Head) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Logged values and gradients of this rank, which takes every W-th query as the loader does."""
-    module = retriever(backbone, head)
+    loss = InfoNCE(0.1, instruction_negative_weight=3.0, hard_negative_weight=0.5, in_batch_weight=0.7)
+    module = retriever(backbone, head, loss=loss)
     logged: dict[str, Any] = {}
     module.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign]
     module.log_dict = lambda values, **_: logged.update(values)  # type: ignore[method-assign]
     rows = list(range(len(GROUPS)))[rank() :: world_size()]
-    loss = module.training_step(collate([GROUPS[row] for row in rows], rows, module.tokenizer), 0)
-    loss.backward()
+    module.training_step(collate([GROUPS[row] for row in rows], rows, module.tokenizer), 0).backward()
     gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
     assert all(gradient is not None for gradient in gradients.values())
     return {name: value.item() for name, value in logged.items()}, gradients  # type: ignore[return-value]

@@ -32,7 +32,7 @@ def test_two_tasks_of_one_name_are_refused(modernbert: Path, tmp_path: Path) -> 
 
 
 def test_no_task_is_refused() -> None:
-    with pytest.raises(InputError, match="followir.tasks is empty; allowed are one or more tasks: name one"):
+    with pytest.raises(InputError, match=r"followir\.tasks is empty; allowed are one or more tasks: name one"):
         FollowIRValidation([])
 
 

@@ -22,7 +22,7 @@ def draw_curves(folder: Path, output: Path) -> None:
     _draw(left, records, "p_mrr", "p-MRR (x100; above 0: the instruction is followed)")
     _draw(right, records, "score_b", "Score B (x100; original instruction, original qrels)")
     left.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    right.set_ylim(0, 100)
+    right.set_ylim(0, 105)
     left.legend(frameon=False, fontsize=8)
     figure.suptitle(f"FollowIR validation of {output.resolve().parent.name}", fontsize=11)
     figure.savefig(output)

@@ -1,0 +1,117 @@
+"""Bad input ends with one line that names the value, what is allowed and the remedy, and status 2."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ifir_lightning.cli import main
+from ifir_lightning.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+QUICK = (
+    "--config=configs/quickstart.yaml",
+    "--data.path=synthetic:64",
+    "--data.rows=all",
+    "--data.global_batch_size=4",
+    "--data.groups.group_size=4",
+    "--trainer.max_steps=4",
+    "--followir.tasks=[synthetic/food]",
+)
+BAD_FIT = {
+    "missing data": (["--data.path=no/such/folder.parquet"], ["no/such/folder.parquet", "allowed"]),
+    "group size": (["--data.groups.group_size=100", "--data.rows=with_instruction"], ["group_size 100", "choose 1 to"]),
+    "batch size": (["--data.global_batch_size=65"], ["65", "1 to 64", "lower"]),
+    "query limit": (["--model.text.max_query_length=2"], ["max_query_length", "2", "3 or more"]),
+    "passage limit": (["--model.text.max_passage_length=1000"], ["max_passage_length", "1000", "up to 512"]),
+    "flash attention on CPU": (["--model.backbone.attention=flash_attention_2"], ["flash_attention_2", "cpu", "sdpa"]),
+    "pooling and scorer": (["--model.scorer=Cosine"], ["Cosine", "TokenProjection", "MeanPooling"]),
+    "token weights": (["--model.scorer=MaxSim"], ["MaxSim", "token weights", "token_weights"]),
+    "temperature": (["--model.loss.init_args.temperature=0"], ["temperature", "0.0", "more than 0"]),
+    "task": (["--followir.tasks=[no/task/here]"], ["no/task/here"]),
+    "no task": (["--followir.tasks=[]"], ["followir.tasks", "one or more"]),
+    "warm-up": (["--model.schedule.warmup_steps=9"], ["warmup_steps", "9", "0 to 4"]),
+    "checkpoint": (["--model.backbone.config=null", "--model.backbone.checkpoint=no/folder"], ["no/folder", "allowed"]),
+    "model setting": (["--model.backbone.config.hiden_size=3"], ["hiden_size", "model.backbone.config"]),
+    "run folder": (["--trainer.default_root_dir=null"], ["default_root_dir", "runs/NAME"]),
+}
+
+
+class Terminal:
+    """Runs the command line in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+        monkeypatch.chdir(ROOT)
+        monkeypatch.delenv("IFIR_TRACEBACK", raising=False)
+
+    def refuses(self, *arguments: str) -> str:
+        """The one line of a refusal."""
+        self.monkeypatch.setattr(sys, "argv", ["ifir_lightning", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 2
+        errors = self.capsys.readouterr().err.splitlines()
+        (line,) = [line for line in errors if line.startswith("error: ")]
+        return line
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    return Terminal(monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("case", BAD_FIT)
+def test_fit(case: str, terminal: Terminal, tmp_path: Path) -> None:
+    arguments, expected = BAD_FIT[case]
+    line = terminal.refuses("fit", *QUICK, f"--trainer.default_root_dir={tmp_path}/run", *arguments)
+    assert all(word in line for word in expected), line
+    assert not list(tmp_path.glob("run/followir/*")), "training time was spent"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--task=synthetic/food", "--queries=q.jsonl"], ["--queries=q.jsonl"]])
+def test_predict_needs_a_task_or_queries_and_passages(arguments: list[str], terminal: Terminal) -> None:
+    line = terminal.refuses("predict", *QUICK, *arguments)
+    assert "--task" in line
+    assert "--queries" in line
+
+
+PASSAGE = '{"_id": "p", "text": "x"}'
+BAD_FILES = {
+    "no such file": (None, "no such file"),
+    "empty": ("", "empty"),
+    "no JSON": ("not json", "queries.jsonl:1"),
+    "no text": ('{"_id": "q1"}', "lacks _id or text"),
+    "twice": ('{"_id": "q1", "text": "a"}\n{"_id": "q1", "text": "b"}', "queries.jsonl:2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_predict_checks_its_files(case: str, terminal: Terminal, tmp_path: Path) -> None:
+    content, expected = BAD_FILES[case]
+    queries, passages = tmp_path / "queries.jsonl", tmp_path / "passages.jsonl"
+    passages.write_text(PASSAGE)
+    if content is not None:
+        queries.write_text(content)
+    line = terminal.refuses("predict", *QUICK, f"--queries={queries}", f"--passages={passages}")
+    assert expected in line
+
+
+def test_a_bad_run_file(terminal: Terminal, tmp_path: Path) -> None:
+    file = tmp_path / "bad.trec"
+    file.write_text("301-og Q0 d1 1 0.5 x\n301-og Q0 d1 2 0.4 x\n")
+    line = terminal.refuses("evaluate", "--task=synthetic/food", f"--run={file}")
+    assert "bad.trec:2" in line
+    assert "d1" in line
+
+
+def test_an_unknown_command_lists_the_known_ones(terminal: Terminal) -> None:
+    line = terminal.refuses("train")
+    assert all(word in line for word in ("'train'", "fit", "validate", "evaluate"))
+
+
+def test_a_traceback_is_shown_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["ifir_lightning", "train"])
+    monkeypatch.setenv("IFIR_TRACEBACK", "1")
+    with pytest.raises(InputError):
+        main()
