@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
@@ -93,7 +94,7 @@ class FollowIRValidation(Callback):
         folder = _output_folder(trainer)
         results = []
         for task in self.tasks:
-            run, passage_cut = self._rerank(reranker, task, trainer.is_global_zero)
+            run, passage_cut = self._rerank(reranker, task, trainer)
             metrics = evaluate_run(run, task.qrels, task.changed, task.name, task.metric)
             query_cut = self._audit(module, task)
             results.append(
@@ -103,11 +104,11 @@ class FollowIRValidation(Callback):
                 write_run(folder / f"{task.name}.trec", run, tag="ifir_lightning")
         means = benchmark(results)
         if trainer.is_global_zero:
-            _report(trainer.global_step, folder, results, means)
+            _report(trainer, folder, results, means)
         return _logger_names(results, means)
 
-    def _rerank(self, reranker: Reranker, task: Task, show: bool) -> tuple[Run, float]:
-        with Progress(transient=True, disable=not show) as progress:
+    def _rerank(self, reranker: Reranker, task: Task, trainer: Trainer) -> tuple[Run, float]:
+        with Progress(console=_console(trainer), transient=True, disable=not trainer.is_global_zero) as progress:
             bar = progress.add_task(f"re-ranking {task.name}", total=len(task.passages) / distributed.world_size())
             return reranker(
                 {id_: (text, task.instructions[id_]) for id_, text in task.queries.items()},
@@ -143,12 +144,20 @@ def _output_folder(trainer: Trainer) -> Path:
     return folder
 
 
-def _report(step: int, folder: Path, results: list[Metrics], means: dict[str, float]) -> None:
-    record = {"step": step, "benchmark": means, "tasks": results}
+def _console(trainer: Trainer) -> Console:
+    """The console of the progress bar, which keeps what is printed apart from the bar."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, RichProgressBar) and bar.progress is not None:
+        return bar.progress.console
+    return Console()
+
+
+def _report(trainer: Trainer, folder: Path, results: list[Metrics], means: dict[str, float]) -> None:
+    record = {"step": trainer.global_step, "benchmark": means, "tasks": results}
     (folder / "metrics.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     if folder.name.startswith("step-"):
         draw_curves(folder.parent, folder.parent.parent / "p_mrr.png")
-    Console().print(_table(results, means, folder.name))
+    _console(trainer).print(_table(results, means, folder.name))
 
 
 def _logger_names(results: list[Metrics], means: dict[str, float]) -> dict[str, float]:
