@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
@@ -66,10 +67,21 @@ class RetrieverCLI(LightningCLI):
             kwargs["logger"] = [MetricsCSV(folder), _tensorboard(folder)] if self.subcommand == "fit" else False
         return super().instantiate_trainer(**kwargs)
 
+    def before_instantiate_classes(self) -> None:
+        """Only ``fit`` writes config.yaml, and what can be checked before weights are loaded is checked."""
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+        checkpoint = self._get(self.config, "ckpt_path")
+        if checkpoint not in (None, "best", "last", "hpc") and not Path(checkpoint).exists():
+            raise InputError(f"ckpt_path {checkpoint}: no such file; allowed is a .ckpt file: check --ckpt_path")
+
     def before_fit(self) -> None:
         """Refuse to mix two runs in one folder."""
         folder = Path(self.trainer.default_root_dir)
-        if self.config_init["fit"]["ckpt_path"] is None and (folder / "metrics.csv").exists():
+        written = [folder / "metrics.csv", folder / "checkpoints", *folder.glob("followir/step-*")]
+        checkpoint = self.config_init["fit"]["ckpt_path"]
+        inside = checkpoint == "last" or (checkpoint and folder.resolve() in Path(checkpoint).resolve().parents)
+        if any(path.exists() for path in written) and not inside:
             raise InputError(
                 f"trainer.default_root_dir {folder} already holds a run; allowed is an empty folder or the "
                 f"continuation of that run: choose another folder, or add --ckpt_path {folder}/checkpoints/last.ckpt"
@@ -77,8 +89,8 @@ class RetrieverCLI(LightningCLI):
 
     def predict(self, model: RetrieverModule, datamodule: PromptrieverData, **options: Any) -> None:
         """Add the writer of the run to what Lightning's predict does."""
-        names = ("task", "queries", "passages", "output", "top_k")
-        self.trainer.callbacks.append(TrecPrediction(**{name: options.pop(name) for name in names}))  # type: ignore[attr-defined]
+        settings = {name: options.pop(name) for name in signature(TrecPrediction).parameters}
+        self.trainer.callbacks.append(TrecPrediction(**settings))  # type: ignore[attr-defined]
         self.trainer.predict(model, datamodule=datamodule, **options)
 
 
@@ -87,7 +99,7 @@ def _tensorboard(folder: str) -> TensorBoardLogger:
 
 
 def main() -> None:
-    """Run the command named on the command line; an ``InputError`` ends it with one line and status 2."""
+    """Run the command named on the command line; a mistake of the user ends it with one line and status 2."""
     _set_up_process()
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     try:
@@ -108,10 +120,11 @@ def main() -> None:
         else:
             known = ", ".join((*TRAINER_COMMANDS, *COMMANDS))
             raise InputError(f"command {command!r} is unknown; allowed are {known}: see --help")
-    except InputError as error:
+    except (InputError, MisconfigurationException) as error:
         if os.environ.get("IFIR_TRACEBACK"):
             raise
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        message = str(error).rpartition("InputError: ")[2]  # from a loader's worker it comes with a traceback
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
         sys.exit(2)
 
 

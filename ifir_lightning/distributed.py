@@ -98,7 +98,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """Every rank's loss has a share in every row: the shares are added, then each rank takes its own rows."""
-        total = gradients[0].contiguous()
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         start = sum(ctx.counts[: rank()])
         return total[start : start + ctx.counts[rank()]], None

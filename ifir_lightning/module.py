@@ -17,6 +17,9 @@ from ifir_lightning.optimization import AdamW, Schedule
 from ifir_lightning.records import Batch, Embeddings, Tokens
 from ifir_lightning.text import TextFormat, TextTokenizer
 
+_PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What attention computes in, by ``trainer.precision``."""
+
 
 class RetrieverModule(LightningModule):
     """A retriever: texts -> embeddings -> scores, and how it learns.
@@ -56,9 +59,13 @@ class RetrieverModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Choose the attention kernel for the device and precision of this trainer."""
-        half = "bf16" in str(self.trainer.precision)
-        dtype = torch.bfloat16 if half else torch.float16 if "16" in str(self.trainer.precision) else torch.float32
-        self.backbone.prepare(self.trainer.strategy.root_device, dtype)
+        precision = str(self.trainer.precision)
+        if precision not in _PRECISIONS:
+            raise InputError(
+                f"trainer.precision is {precision}; allowed are {', '.join(_PRECISIONS)} (weights and scores stay in "
+                "float32): use bf16-mixed for speed"
+            )
+        self.backbone.prepare(self.trainer.strategy.root_device, _PRECISIONS[precision])
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         address = f"{self.seed}/{distributed.rank()}/{self.current_epoch}/{batch_idx}"
@@ -103,11 +110,14 @@ class RetrieverModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _log_step(self, loss: Tensor, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor, batch: Batch) -> None:
+        """Log the step; over several ranks, the queries of rank 0 stand for all."""
         num_queries = len(batch.queries)
         log = {
             "train/accuracy": accuracy(scores_QP, targets_Q, kinds_QP),
             "train/truncated_queries": (batch.queries.cut_B > 0).float().mean(),
-            "step": torch.tensor(self.global_step + 1.0),  # loggers count updates done, as folders and pictures do
+            "step": torch.tensor(
+                self.global_step + 1.0, dtype=torch.float32
+            ),  # loggers count updates done, as folders and pictures do
         }
         if not torch.isnan(following := instruction_accuracy(scores_QP, targets_Q, kinds_QP)):
             log["train/accuracy_instruction_negatives"] = following
@@ -132,7 +142,7 @@ def _check_fit(pooling: Pooling, scorer: Scorer) -> None:
 
 def _check_limits(text: TextFormat, backbone: Backbone) -> None:
     for name in ("max_query_length", "max_passage_length"):
-        if getattr(text, name) > backbone.max_length:
+        if backbone.max_length is not None and getattr(text, name) > backbone.max_length:
             raise InputError(
                 f"model.text.{name} is {getattr(text, name)}, but the backbone has {backbone.max_length} positions; "
                 f"allowed are up to {backbone.max_length}: lower model.text.{name}"

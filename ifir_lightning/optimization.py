@@ -28,6 +28,13 @@ class AdamW:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
 
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "new_layers_learning_rate"):
+            if (rate := getattr(self, name)) is not None and not 0 < rate < math.inf:
+                raise InputError(f"model.optimizer.{name} is {rate}; allowed is more than 0: set it to 1e-5 to 1e-2")
+        if self.weight_decay < 0:
+            raise InputError(f"model.optimizer.weight_decay is {self.weight_decay}; allowed is 0 or more: set it to 0")
+
     def build(self, backbone: Iterable[Parameter], new_layers: Iterable[Parameter]) -> torch.optim.AdamW:
         """The optimizer, one group per learning rate and weight decay."""
         new_rate = self.learning_rate if self.new_layers_learning_rate is None else self.new_layers_learning_rate
@@ -57,6 +64,10 @@ class Schedule:
     decay: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: int = 0
     total_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise InputError(f"model.schedule.warmup_steps is {self.warmup_steps}; allowed is 0 or more: set it to 0")
 
     def build(self, optimizer: torch.optim.Optimizer, max_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
         """The scheduler, stepped once per optimizer step.

@@ -8,7 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from ifir_lightning.data.datamodule import PromptrieverData
-from ifir_lightning.data.sampling import GroupSampler
+from ifir_lightning.data.sampling import GroupSampler, Strategy
 from ifir_lightning.data.synthetic import task_tables
 from ifir_lightning.distributed import world_size
 from ifir_lightning.losses import InfoNCE
@@ -67,9 +67,15 @@ TINY = {
 }
 
 
-def synthetic_data(num_rows: int = 16, batch: int = 4, group_size: int = 3, **settings: Any) -> PromptrieverData:
+def synthetic_data(
+    num_rows: int = 16,
+    batch: int = 4,
+    group_size: int = 3,
+    strategy: Strategy = "shuffled_window",
+    **settings: Any,
+) -> PromptrieverData:
     """Rows of the synthetic world."""
-    groups = GroupSampler(group_size=group_size)
+    groups = GroupSampler(group_size=group_size, strategy=strategy)
     return PromptrieverData(f"synthetic:{num_rows}", batch, groups, **settings)
 
 

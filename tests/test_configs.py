@@ -51,6 +51,16 @@ def test_a_recipe_instantiates(
     assert cli.trainer.default_root_dir == str(tmp_path)
 
 
+@pytest.mark.parametrize("config", [path for path in CONFIGS if "untrained" not in str(path)], ids=str)
+def test_the_last_step_is_validated_and_saved(config: Path) -> None:
+    """A run that ends between two validations would leave its final weights unmeasured and unsaved."""
+    trainer = yaml.safe_load((ROOT / config).read_text())["trainer"]
+    assert trainer["max_steps"] % trainer["val_check_interval"] == 0
+    savers = [c["init_args"] for c in trainer["callbacks"] if c["class_path"].endswith("ModelCheckpoint")]
+    assert [saver.get("monitor") for saver in savers] == ["followir/p_mrr", None]
+    assert savers[1]["filename"] == "last"
+
+
 def test_the_quickstart_heads_differ_in_pooling_and_scorer_only() -> None:
     heads = [_recipe(f"quickstart-{head}.yaml") for head in ("bi-encoder", "late-interaction", "weighted")]
     for recipe in heads:
@@ -90,6 +100,7 @@ def pylate_projection(tmp_path: Path) -> Path:
     settings = {"in_features": 32, "out_features": 128, "bias": False, "use_residual": False}
     settings["activation_function"] = "torch.nn.modules.linear.Identity"
     (folder / "1_Dense" / "config.json").write_text(json.dumps(settings))
+    (folder / "modules.json").write_text(json.dumps([{"idx": 1, "type": "pylate.models.Dense.Dense"}]))
     save_file({"linear.weight": torch.randn(128, 32)}, str(folder / "1_Dense" / "model.safetensors"))
     return folder
 

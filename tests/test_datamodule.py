@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ifir_lightning.data.collate import digest
+from ifir_lightning.data.collate import id_digest
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.data.sampling import GroupSampler
 from ifir_lightning.data.synthetic import TRAIN_SCHEMA, training_rows
@@ -100,20 +100,20 @@ def test_a_batch_is_group_major_with_the_positive_first(table: str, tokenizer: P
         assert kinds[0] == Kind.POSITIVE
         assert kinds[1:] == sorted(kinds[1:])
         assert Kind.POSITIVE not in kinds[1:]
-        assert ids[0] == digest(positive["docid"])
+        assert ids[0] == id_digest(positive["docid"])
         assert query == texts.queries([(record["only_query"], record["only_instruction"])]).input_ids_T.tolist()
         first = tokenizer(positive["text"])["input_ids"]
         assert passages[: len(first)] == first
-        new = {digest(passage["docid"]) for passage in record["new_negatives"]}
+        new = {id_digest(passage["docid"]) for passage in record["new_negatives"]}
         assert {id_ for id_, kind in zip(ids, kinds, strict=True) if kind == Kind.INSTRUCTION_NEGATIVE} == new
 
 
 def test_digests_are_frozen_64_bit_numbers() -> None:
     """The values of ``printf doc-17 | b2sum -l 64``, read as signed numbers."""
-    assert digest("doc-17") == 3902777184567425211
-    assert digest("") == -1970711489451281740
-    assert len({digest(str(number)) for number in range(10_000)}) == 10_000
-    assert torch.tensor([digest("doc-17")]).item() == digest("doc-17")
+    assert id_digest("doc-17") == 3902777184567425211
+    assert id_digest("") == -1970711489451281740
+    assert len({id_digest(str(number)) for number in range(10_000)}) == 10_000
+    assert torch.tensor([id_digest("doc-17")]).item() == id_digest("doc-17")
 
 
 def test_the_loader_begins_at_the_restored_position_of_its_epoch(

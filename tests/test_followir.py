@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 from ranks import on_ranks
 from small import DROPOUT, TINY, retriever, synthetic_data, trainer, write_task
@@ -97,6 +98,26 @@ def test_training_goes_on_in_training_mode(modernbert: Path, tasks: list[str], t
     look = LambdaCallback(on_train_batch_start=lambda *_: modes.extend(layer.training for layer in module.modules()))
     trainer(tmp_path, FollowIRValidation(tasks[:1]), look, max_steps=1).fit(module, synthetic_data())
     assert set(modes) == {True}
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_every_validation_encodes_in_the_precision_of_training(
+    precision: str, modernbert: Path, tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's autocast covers its steps, not the hooks in which the benchmark runs."""
+    module = with_dropout(modernbert)
+    seen: list[bool] = []
+    encode = module.encode
+    monkeypatch.setattr(
+        module, "encode", lambda tokens: seen.append(torch.is_autocast_enabled("cpu")) or encode(tokens)
+    )
+    fit_trainer = trainer(
+        tmp_path, FollowIRValidation(tasks[:1]), max_steps=2, val_check_interval=1, precision=precision
+    )
+    fit_trainer.fit(module, synthetic_data())
+    fit_trainer.validate(module, synthetic_data(), verbose=False)
+    assert len(seen) > 6
+    assert set(seen) == {precision == "bf16-mixed"}
 
 
 def test_metrics_are_logged_at_their_steps(finished: Fit) -> None:

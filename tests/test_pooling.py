@@ -133,12 +133,15 @@ def test_without_token_weights_there_are_none() -> None:
     assert not hasattr(pooling, "weight")
 
 
-def pylate_folder(folder: Path, bias: bool = False, **settings: Any) -> Path:
+def pylate_folder(folder: Path, bias: bool = False, num_dense: int = 1, **settings: Any) -> Path:
     """A 6 -> 4 projection as PyLate writes it."""
     plain = {"in_features": WIDTH, "out_features": 4, "bias": bias, "use_residual": False}
     plain["activation_function"] = "torch.nn.modules.linear.Identity"
     (folder / "1_Dense").mkdir()
     (folder / "1_Dense" / "config.json").write_text(json.dumps(plain | settings))
+    modules = [{"idx": 0, "type": "sentence_transformers.models.Transformer"}]
+    modules += [{"idx": n, "type": "pylate.models.Dense.Dense"} for n in range(1, 1 + num_dense)]
+    (folder / "modules.json").write_text(json.dumps(modules))
     weights = {"linear.weight": torch.arange(24.0).view(4, WIDTH)} | ({"linear.bias": torch.ones(4)} if bias else {})
     save_file(weights, folder / "1_Dense" / "model.safetensors")
     return folder
@@ -161,7 +164,10 @@ def test_a_pylate_projection_of_another_shape_is_refused(tmp_path: Path, setting
         built(checkpoint=checkpoint, **settings)
 
 
-@pytest.mark.parametrize("settings", [{"activation_function": "torch.nn.Tanh"}, {"use_residual": True}], ids=str)
+MORE_THAN_LINEAR = ({"activation_function": "torch.nn.Tanh"}, {"use_residual": True}, {"num_dense": 2})
+
+
+@pytest.mark.parametrize("settings", MORE_THAN_LINEAR, ids=str)
 def test_a_pylate_projection_that_is_more_than_linear_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     checkpoint = str(pylate_folder(tmp_path, **settings))
     with pytest.raises(InputError, match=r"allowed is a plain linear layer: choose another model.pooling.checkpoint"):

@@ -24,7 +24,8 @@ def text(seed: int, length: int) -> str:
     return " ".join(WORDS[(seed * 7 + i * (seed + 1)) % len(WORDS)] for i in range(length))
 
 
-QUERIES = {f"{number}-og": (text(number, 2 + number), text(number + 50, 5 * number)) for number in range(4)}
+LENGTHS = (2, 15, 5, 10)  # sorting them is not its own inverse
+QUERIES = {f"{i}-og": (text(i, 2), text(i + 50, length)) for i, length in enumerate(LENGTHS)}
 PASSAGES = {
     f"p{number}": Passage(f"p{number}", "", text(number, 1 + 5 * number % 23)) for number in range(NUM_PASSAGES)
 }

@@ -141,7 +141,8 @@ def test_a_second_run_is_bit_equal(uninterrupted: tuple[Fit, Path], modernbert: 
         ({"num_rows": 30}, ("data.num_rows is 30", "with 29")),
         ({"rows": "with_instruction"}, ("data.num_rows is", "with 29")),
         ({"seed": 1}, ("data.seed is 1", "with 0")),
-        ({"group_size": 4}, ("data.group_size is 4", "with 3")),
+        ({"group_size": 4}, ("data.groups.group_size is 4", "with 3")),
+        ({"strategy": "top"}, ("data.groups.strategy is top", "with shuffled_window")),
         ({"instruction_fraction": 0.5}, ("data.instruction_fraction is 0.5", "with None")),
     ],
 )

@@ -1,8 +1,7 @@
 """FollowIRValidation: the FollowIR benchmark at every validation."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
@@ -53,6 +52,8 @@ class FollowIRValidation(Callback):
                 "followir.tasks is empty; allowed are one or more tasks: name one (to train without validation, "
                 "name one and set trainer.limit_val_batches to 0)"
             )
+        if max_tokens < 1:
+            raise InputError(f"followir.max_tokens is {max_tokens}; allowed is 1 or more, e.g. 16384: raise it")
         self.paths, self.max_tokens = tasks, max_tokens
         self.tasks: list[Task] = []
         self._audited: set[str] = set()
@@ -71,8 +72,9 @@ class FollowIRValidation(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """The untrained model, as step 0 of the curves."""
         if trainer.global_step == 0 and trainer.enable_validation:
-            with _evaluating(trainer, module):
-                logged = self._evaluate(trainer, module)
+            module.eval()
+            logged = self._evaluate(trainer, module)
+            module.train()
             for logger in trainer.loggers:
                 logger.log_metrics(logged, step=0)
                 logger.save()
@@ -80,8 +82,8 @@ class FollowIRValidation(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.sanity_checking:
             logged = self._evaluate(trainer, module)
-            headline = logged.pop("followir/p_mrr")
-            module.log("followir/p_mrr", headline, prog_bar=True, sync_dist=True)
+            headline = {key: logged.pop(key) for key in ("followir/p_mrr", "followir/score_b")}
+            module.log_dict(headline, prog_bar=True, sync_dist=True)
             module.log_dict(logged | {"step": float(trainer.global_step)}, sync_dist=True)
 
     def on_test_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -94,7 +96,8 @@ class FollowIRValidation(Callback):
         folder = _output_folder(trainer)
         results = []
         for task in self.tasks:
-            run, passage_cut = self._rerank(reranker, task, trainer)
+            with trainer.precision_plugin.forward_context():  # Lightning's own autocast covers steps, not hooks
+                run, passage_cut = self._rerank(reranker, task, trainer)
             metrics = evaluate_run(run, task.qrels, task.changed, task.name, task.metric)
             query_cut = self._audit(module, task)
             results.append(
@@ -126,15 +129,6 @@ class FollowIRValidation(Callback):
         return cuts.share
 
 
-@contextmanager
-def _evaluating(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """What Lightning does around a validation, for the one before the first step."""
-    module.eval()
-    with trainer.precision_plugin.val_step_context():
-        yield
-    module.train()
-
-
 def _output_folder(trainer: Trainer) -> Path:
     assert trainer.state.fn is not None
     fitting = trainer.state.fn == TrainerFn.FITTING
@@ -154,7 +148,9 @@ def _console(trainer: Trainer) -> Console:
 
 def _report(trainer: Trainer, folder: Path, results: list[Metrics], means: dict[str, float]) -> None:
     record = {"step": trainer.global_step, "benchmark": means, "tasks": results}
-    (folder / "metrics.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    partial = folder / "metrics.json.tmp"
+    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    os.replace(partial, folder / "metrics.json")
     if folder.name.startswith("step-"):
         draw_curves(folder.parent, folder.parent.parent / "p_mrr.png")
     _console(trainer).print(_table(results, means, folder.name))

@@ -58,7 +58,8 @@ class TrecPrediction(Callback):
         """Rank and write."""
         assert isinstance(module, RetrieverModule)
         reranker = Reranker(module.encode, module.scorer, module.tokenizer, module.device)
-        run, cut = reranker(self.queries, self.passages, self.candidates)
+        with trainer.precision_plugin.forward_context():
+            run, cut = reranker(self.queries, self.passages, self.candidates)
         kept = {
             query_id: dict(sorted(scores.items(), key=lambda item: (item[1], item[0]), reverse=True)[: self.top_k])
             for query_id, scores in run.items()
@@ -77,9 +78,13 @@ def _records(path: str) -> list[dict[str, str]]:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"{path}: no such file; allowed is a .jsonl file with _id and text: check the path")
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error}); allowed is UTF-8 text: convert the file") from error
     records = []
     seen: set[str] = set()
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         record = _record(line, f"{path}:{number}")
@@ -99,4 +104,6 @@ def _record(line: str, place: str) -> dict[str, str]:
         raise InputError(f"{place}: {line[:60]!r} is no JSON object: write one object a line") from error
     if not record.get("_id") or not str(record.get("text") or "").strip():
         raise InputError(f"{place}: {line[:60]!r} lacks _id or text; both are needed: add them")
+    if str(record["_id"]).split() != [str(record["_id"])]:
+        raise InputError(f"{place}: _id {record['_id']!r} holds white space, which a run file cannot: rename it")
     return {key: str(value) for key, value in record.items() if value is not None}

@@ -15,13 +15,13 @@ def collate(groups: Sequence[Group], rows: Sequence[int], tokenizer: TextTokeniz
     return Batch(
         queries=tokenizer.queries((group.query, group.instruction) for group in groups),
         passages=tokenizer.passages(passages),
-        passage_ids_P=torch.tensor([digest(passage.id) for passage in passages]),
+        passage_ids_P=torch.tensor([id_digest(passage.id) for passage in passages]),
         kinds_P=torch.tensor([kind for group in groups for kind in group.kinds], dtype=torch.int8),
         rows_Q=torch.tensor(rows),
     )
 
 
-def digest(passage_id: str) -> int:
+def id_digest(passage_id: str) -> int:
     """A signed 64-bit number for an id: equal ids have equal numbers, on every rank and in every process.
 
     Two different ids share a number once in 2**64 / (pairs compared): below 1e-9 for a million passages.

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import datasets
@@ -51,6 +52,8 @@ class PromptrieverData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if num_workers < 0:
+            raise InputError(f"data.num_workers is {num_workers}; allowed is 0 or more: set it to 0")
         self.path, self.revision, self.groups = path, revision, groups
         self.global_batch_size, self.num_workers, self.seed = global_batch_size, num_workers, seed
         self.rows, self.instruction_fraction = rows, instruction_fraction
@@ -58,8 +61,8 @@ class PromptrieverData(LightningDataModule):
         self._restored: dict[str, int] | None = None
 
     def prepare_data(self) -> None:
-        """Download and convert once per node."""
-        if self._trains:
+        """Download and convert once per node; the synthetic table has nothing of that."""
+        if self.trainer is not None and self.trainer.training and not self.path.startswith("synthetic"):
             formats.open_table(self.path, self.revision)
 
     def setup(self, stage: str) -> None:
@@ -70,15 +73,24 @@ class PromptrieverData(LightningDataModule):
         formats.check_table(self.table, self.path)
         self.selected = formats.select_rows(self.table, self.rows)
         self.has_instruction = formats.has_instruction(self.table)[self.selected]
-        repeated = check_group_size(formats.count_negatives(self.table)[self.selected], self.groups.group_size)
-        if repeated:
+        self._check_groups(self.selected)
+        self._check_batches()
+        self._fingerprint = formats.fingerprint(self.table)
+
+    def _check_groups(self, rows: np.ndarray) -> None:
+        counts = formats.count_negatives(self.table)[rows]
+        if repeated := check_group_size(counts, self.groups.group_size, rows):
             _log.warning("%s: %s", self.path, repeated)
+        if "teacher_scores" in self.table.column_names:
+            _log.warning("%s: the column teacher_scores is not used: no loss of this version distils", self.path)
+
+    def _check_batches(self) -> None:
         num_rows = len(self.epoch_rows(0))
-        batches = order.num_batches(num_rows, self.global_batch_size)
+        self.batches_per_epoch = order.num_batches(num_rows, self.global_batch_size)
         order.rows_of_rank(np.arange(self.global_batch_size), distributed.rank(), distributed.world_size())
         _log.info(
             "%s: %d rows, %d batches of %d queries an epoch; the %d rows left over change with the epoch",
-            *(self.path, num_rows, batches, self.global_batch_size, num_rows % self.global_batch_size),
+            *(self.path, num_rows, self.batches_per_epoch, self.global_batch_size, num_rows % self.global_batch_size),
         )
 
     def epoch_rows(self, epoch: int) -> np.ndarray:
@@ -123,9 +135,9 @@ class PromptrieverData(LightningDataModule):
             return
         self._restored = state_dict
         for name, value in self._identity().items():
-            if state_dict[name] != value:
+            if (written := state_dict.get(name)) != value:
                 raise InputError(
-                    f"data.{name} is {value}, the checkpoint was written with {state_dict[name]}; to continue it "
+                    f"data.{name} is {value}, the checkpoint was written with {written}; to continue it "
                     f"must be the same: restore data.{name}, or start anew in another run folder"
                 )
 
@@ -139,15 +151,12 @@ class PromptrieverData(LightningDataModule):
         assert self.selected is not None
         return {
             "num_rows": len(self.selected),
+            "rows": self.rows,
+            "table": self._fingerprint,
             "global_batch_size": self.global_batch_size,
-            "group_size": self.groups.group_size,
             "instruction_fraction": self.instruction_fraction,
             "seed": self.seed,
-        }
-
-    @property
-    def _trains(self) -> bool:
-        return self.trainer is not None and self.trainer.training
+        } | {f"groups.{name}": value for name, value in asdict(self.groups).items()}
 
 
 class EpochLoader:
@@ -157,7 +166,7 @@ class EpochLoader:
         self.data = data
 
     def __len__(self) -> int:
-        return order.num_batches(len(self.data.epoch_rows(0)), self.data.global_batch_size)
+        return self.data.batches_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
         data, trainer = self.data, self.data.trainer

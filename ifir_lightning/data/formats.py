@@ -7,6 +7,7 @@ passage has docid, text and, where there is one, title. Other columns and fields
 
 import contextlib
 import glob
+import hashlib
 import re
 import warnings
 from collections.abc import Iterator
@@ -240,6 +241,14 @@ def _empty_queries(batch: pa.RecordBatch) -> np.ndarray:
             lengths = pc.utf8_length(pc.utf8_trim_whitespace(batch.column(name).cast(pa.string())))
             empty &= pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False) == 0
     return empty
+
+
+def fingerprint(table: datasets.Dataset) -> str:
+    """A digest of the query ids in their order: another table, or another version of it, has another."""
+    digest = hashlib.blake2b(digest_size=8)
+    for chunk in _column(table, "query_id").chunks:
+        digest.update("\n".join(map(str, chunk.to_pylist())).encode())
+    return digest.hexdigest()
 
 
 def has_instruction(table: datasets.Dataset) -> np.ndarray:

@@ -125,11 +125,11 @@ def _at_least(name: str, value: int, least: int) -> None:
         raise InputError(f"{name} {value}: it must be at least {least}: raise it")
 
 
-def check_group_size(num_negatives_per_row: np.ndarray, group_size: int) -> str | None:
+def check_group_size(num_negatives_per_row: np.ndarray, group_size: int, rows: np.ndarray | None = None) -> str | None:
     """InputError if groups of this size cannot be made; a sentence if some repeat negatives; otherwise None.
 
-    ``num_negatives_per_row`` counts hard and instruction negatives together. Where it covers a selection of
-    rows, the row that is named is a position in the selection.
+    ``num_negatives_per_row`` counts hard and instruction negatives together; ``rows`` are the numbers of these rows
+    in the table, where they are a selection of it.
     """
     _at_least("group_size", group_size, 1)
     most, needed = int(num_negatives_per_row.max()), group_size - 1
@@ -140,8 +140,9 @@ def check_group_size(num_negatives_per_row: np.ndarray, group_size: int) -> str 
         )
     num_rows, bare = len(num_negatives_per_row), np.flatnonzero(num_negatives_per_row == 0)
     if needed and len(bare):
+        first = bare[0] if rows is None else rows[bare[0]]
         raise InputError(
-            f"group_size {group_size}: {len(bare)} of {num_rows} rows have no negative, first row {bare[0]}: "
+            f"group_size {group_size}: {len(bare)} of {num_rows} rows have no negative, first row {first}: "
             "above 1 every row needs one: give them negatives, remove them, or set group_size to 1"
         )
     short = int((num_negatives_per_row < needed).sum())

@@ -144,16 +144,19 @@ def choose_kernel(attention: Attention, device: torch.device, dtype: torch.dtype
         InputError: The recipe names a kernel that cannot run there.
     """
     half = dtype in (torch.bfloat16, torch.float16)
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
     flash = find_spec("flash_attn") is not None
     obstacles: dict[Kernel, str | None] = {
         "flash_attention_2": _first(
             (device.type != "cuda", f"it needs a CUDA device, not {device.type}"),
             (not half, f"it computes in bfloat16 or float16, not {dtype}"),
+            (old, "it needs an Ampere GPU (compute capability 8.0) or newer"),
             (not flash, "flash-attn is not installed"),
         ),
         "varlen": _first(
             (device.type != "cuda", f"it needs a CUDA device, not {device.type}"),
             (not half, f"it computes in bfloat16 or float16, not {dtype}"),
+            (old, "it needs an Ampere GPU (compute capability 8.0) or newer"),
             (dropout > 0, f"it has no attention dropout, and the checkpoint's is {dropout}"),
         ),
         "sdpa": None,

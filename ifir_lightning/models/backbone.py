@@ -83,9 +83,12 @@ class Backbone(nn.Module):
         return self.model.config.hidden_size
 
     @property
-    def max_length(self) -> int:
-        """Longest text, in tokens, that the position embeddings allow."""
-        return self.model.config.max_position_embeddings
+    def max_length(self) -> int | None:
+        """Longest text, in tokens, that the position embeddings allow; None without such a limit."""
+        table = dict(self.model.named_modules()).get("embeddings.position_embeddings")
+        if isinstance(table, nn.Embedding):  # RoBERTa and MPNet count positions from padding_idx + 1
+            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+        return self.model.config.to_dict().get("max_position_embeddings")
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         """Choose the attention kernel for where the model will run, and say which.
@@ -93,7 +96,7 @@ class Backbone(nn.Module):
         Raises:
             InputError: The kernel that the recipe names cannot run there.
         """
-        dropout = getattr(self.model.config, "attention_dropout", 0.0)
+        dropout = self.model.config.attention_dropout if self.packed else 0.0
         kernel = choose_kernel(self.attention, device, dtype, dropout)
         if not self.packed and self.attention not in ("auto", "sdpa"):
             raise InputError(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -13,16 +14,16 @@ from ifir_lightning.errors import InputError
 
 
 def read_pylate_projection(checkpoint: str, hidden_size: int, dim: int, bias: bool) -> dict[str, Tensor]:
-    """State dict of the first Dense layer of a PyLate checkpoint (``1_Dense``).
+    """State dict of the Dense layer of a PyLate checkpoint (``1_Dense``).
 
     Raises:
-        InputError: No such layer, or one of another width, with or without bias, or with an activation.
+        InputError: No such layer, more than one, one of another width, with or without bias, or with an activation.
     """
     name = "1_Dense/config.json"
+    settings = _json(checkpoint, name)
     try:
-        settings = json.loads(_file(checkpoint, name).read_text(encoding="utf-8"))
         found = (settings["in_features"], settings["out_features"], settings["bias"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except KeyError as error:
         raise _unreadable(checkpoint, name, error) from error
     if found != (hidden_size, dim, bias):
         raise InputError(
@@ -30,9 +31,10 @@ def read_pylate_projection(checkpoint: str, hidden_size: int, dim: int, bias: bo
             f"{(hidden_size, dim, bias)}: set model.pooling's dim and bias to the checkpoint's, or use its backbone"
         )
     activation = settings.get("activation_function", "torch.nn.modules.linear.Identity")
-    if not activation.endswith("Identity") or settings.get("use_residual"):
+    num_dense = sum(module["type"].endswith("Dense") for module in _json(checkpoint, "modules.json").values())
+    if not activation.endswith("Identity") or settings.get("use_residual") or num_dense != 1:
         raise InputError(
-            f"the projection of {checkpoint!r} has activation {activation} and use_residual "
+            f"the projection of {checkpoint!r} has {num_dense} layers, activation {activation} and use_residual "
             f"{settings.get('use_residual')}; allowed is a plain linear layer: choose another model.pooling.checkpoint"
         )
     name = "1_Dense/model.safetensors"
@@ -41,6 +43,17 @@ def read_pylate_projection(checkpoint: str, hidden_size: int, dim: int, bias: bo
     except SafetensorError as error:
         raise _unreadable(checkpoint, name, error) from error
     return {name.removeprefix("linear."): value.float() for name, value in weights.items()}
+
+
+def _json(checkpoint: str, name: str) -> dict[str, Any]:
+    """The object of a JSON file; a list becomes an object with its positions as keys."""
+    try:
+        content = json.loads(_file(checkpoint, name).read_text(encoding="utf-8"))
+        return {str(key): value for key, value in enumerate(content)} if isinstance(content, list) else dict(content)
+    except (ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise _unreadable(checkpoint, name, error) from error
 
 
 def _file(checkpoint: str, name: str) -> Path:

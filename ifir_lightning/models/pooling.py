@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ifir_lightning.errors import InputError
 from ifir_lightning.models.checkpoints import read_pylate_projection
 from ifir_lightning.records import Embeddings, Hidden
 
@@ -80,6 +81,8 @@ class TokenProjection(Pooling):
         checkpoint: str | None = None,
     ) -> None:
         super().__init__()
+        if dim < 1:
+            raise InputError(f"model.pooling dim is {dim}; allowed is 1 or more, usually 128: raise it")
         self.dim, self.bias, self.normalize, self.checkpoint = dim, bias, normalize, checkpoint
         self.token_weights = token_weights
 
