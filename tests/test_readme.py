@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,13 @@ import torch
 
 from ifir_lightning.cli import COMMANDS, TRAINER_COMMANDS
 
+SMOKE = (
+    "--data.path=synthetic:64",
+    "--data.global_batch_size=4",
+    "--data.groups.group_size=4",
+    "--trainer.val_check_interval=2",
+    "--model.schedule.warmup_steps=1",
+)
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
@@ -23,6 +32,25 @@ def test_a_command_names_what_exists(line: str) -> None:
     for word in words:
         if word.startswith("configs/"):
             assert (ROOT / word).is_file(), word
+
+
+def test_the_commands_run_one_after_the_other(tmp_path: Path) -> None:
+    """At smoke size, in the order of the README, in one run folder."""
+    folder = tmp_path / "quickstart"
+    for line in COMMAND_LINES:
+        words = shlex.split(line.split("&&")[-1].replace("runs/quickstart", str(folder)))
+        if "ifir_lightning" not in words:
+            continue
+        arguments = [str(tmp_path / word) if word.endswith(".trec") else word for word in words]
+        arguments = arguments[arguments.index("ifir_lightning") + 1 :]
+        if arguments[0] == "fit":
+            max_steps = 4 if "--ckpt_path" in arguments else 2
+            arguments += [*SMOKE, f"--trainer.default_root_dir={folder}", f"--trainer.max_steps={max_steps}"]
+        command = [sys.executable, "-m", "ifir_lightning", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert (folder / "followir" / "step-00000004" / "metrics.json").exists()
+    assert (tmp_path / "food.trec").exists()
 
 
 def test_every_recipe_that_is_named_exists() -> None:
