@@ -13,13 +13,16 @@ from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertMode
 from ifir_lightning.data.synthetic import build_tokenizer
 from ifir_lightning.records import Tokens
 
+torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A cache of its own for every test."""
+def datasets_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cache of ``datasets`` for every test."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    return tmp_path / "datasets-cache"
 
 
 @pytest.fixture

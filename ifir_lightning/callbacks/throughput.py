@@ -31,7 +31,8 @@ class Throughput(Callback):
         self._tokens += int(batch.queries.lengths_B.sum() + batch.passages.lengths_B.sum())
         now = time.perf_counter()
         self._seconds, self._mark = self._seconds + now - self._mark, now
-        if trainer.global_step and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and trainer.global_step and trainer.global_step % every == 0:
             self._log(module)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
