@@ -22,6 +22,16 @@ from ifir_lightning.text import TextFormat
 Head = Literal["bi-encoder", "maxsim", "weighted"]
 HEADS: tuple[Head, ...] = ("bi-encoder", "maxsim", "weighted")
 WORDS = ("a", "quiet", "hotel", "near", "the", "harbour", "with", "breakfast", "and", "garden", "for", "walks", "no")
+QUICK = (
+    "--config=configs/quickstart.yaml",
+    "--data.path=synthetic:64",
+    "--data.rows=all",
+    "--data.global_batch_size=4",
+    "--data.groups.group_size=4",
+    "--trainer.max_steps=4",
+    "--followir.tasks=[synthetic/food]",
+)
+"""Arguments of a quickstart of seconds."""
 DROPOUT = {"attention_dropout": 0.1, "mlp_dropout": 0.1, "embedding_dropout": 0.1}
 
 

@@ -7,23 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from small import QUICK
 
 from ifir_lightning.data.synthetic import task_tables
 from ifir_lightning.trec import read_run
 
 ROOT = Path(__file__).parents[1]
-QUICK = (
-    "--config=configs/quickstart.yaml",
-    "--data.path=synthetic:64",
-    "--data.rows=all",
-    "--data.global_batch_size=4",
-    "--data.groups.group_size=4",
-    "--trainer.max_steps=4",
-    "--trainer.val_check_interval=2",
-    "--trainer.log_every_n_steps=1",
-    "--model.schedule.warmup_steps=1",
-    "--followir.tasks=[synthetic/food]",
-)
+FIT = (*QUICK, "--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1", "--model.schedule.warmup_steps=1")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +27,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a quickstart of four steps."""
     folder = tmp_path_factory.mktemp("runs") / "quick"
-    done = run("fit", *QUICK, f"--trainer.default_root_dir={folder}")
+    done = run("fit", *FIT, f"--trainer.default_root_dir={folder}")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -56,7 +46,7 @@ def test_fit_fills_the_run_folder(trained: Path) -> None:
 
 def test_a_second_fit_in_the_folder_is_refused_and_touches_nothing(trained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    done = run("fit", *QUICK, f"--trainer.default_root_dir={trained}")
+    done = run("fit", *FIT, f"--trainer.default_root_dir={trained}")
     _refused(done, str(trained), "--ckpt_path")
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 

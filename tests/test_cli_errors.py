@@ -4,20 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from small import QUICK
 
 from ifir_lightning.cli import main
 from ifir_lightning.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-QUICK = (
-    "--config=configs/quickstart.yaml",
-    "--data.path=synthetic:64",
-    "--data.rows=all",
-    "--data.global_batch_size=4",
-    "--data.groups.group_size=4",
-    "--trainer.max_steps=4",
-    "--followir.tasks=[synthetic/food]",
-)
 BAD_FIT = {
     "missing data": (["--data.path=no/such/folder.parquet"], ["no/such/folder.parquet", "allowed"]),
     "group size": (["--data.groups.group_size=100", "--data.rows=with_instruction"], ["group_size 100", "choose 1 to"]),
