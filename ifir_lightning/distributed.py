@@ -36,6 +36,15 @@ def gather_objects(value: T) -> list[T]:
     return values
 
 
+def average(values: Tensor) -> Tensor:
+    """Mean over ranks, without gradient."""
+    if world_size() == 1:
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
 def gather_rows(rows: Tensor) -> tuple[Tensor, list[int]]:
     """Rows of all ranks, in rank order, and how many each rank has; with gradient.
 

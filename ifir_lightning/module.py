@@ -14,7 +14,7 @@ from ifir_lightning.models.backbone import Backbone
 from ifir_lightning.models.pooling import Pooling
 from ifir_lightning.models.scoring import Scorer
 from ifir_lightning.optimization import AdamW, Schedule
-from ifir_lightning.records import Batch, Embeddings, Tokens
+from ifir_lightning.records import Batch, Embeddings, Kind, Tokens
 from ifir_lightning.text import TextFormat, TextTokenizer
 
 _PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -110,19 +110,23 @@ class RetrieverModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _log_step(self, loss: Tensor, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor, batch: Batch) -> None:
-        """Log the step; over several ranks, the queries of rank 0 stand for all."""
-        num_queries = len(batch.queries)
+        """Log means over the queries of all ranks."""
+        scored = (scores_QP, targets_Q, kinds_QP)
+        asked = (kinds_QP == Kind.INSTRUCTION_NEGATIVE).any(dim=1).float().mean()
+        followed = instruction_accuracy(*scored).nan_to_num() * asked
+        cut = (batch.queries.cut_B > 0).float().mean()
+        shares = torch.stack([loss.detach(), accuracy(*scored), cut, asked, followed])
+        loss, correct, cut, asked, followed = distributed.average(shares)
         log = {
-            "train/accuracy": accuracy(scores_QP, targets_Q, kinds_QP),
-            "train/truncated_queries": (batch.queries.cut_B > 0).float().mean(),
-            "step": torch.tensor(
-                self.global_step + 1.0, dtype=torch.float32
-            ),  # loggers count updates done, as folders and pictures do
+            "train/accuracy": correct,
+            "train/truncated_queries": cut,
+            # loggers count updates done, as folders and pictures do
+            "step": torch.tensor(self.global_step + 1.0, dtype=torch.float32),
         }
-        if not torch.isnan(following := instruction_accuracy(scores_QP, targets_Q, kinds_QP)):
-            log["train/accuracy_instruction_negatives"] = following
-        self.log("train/loss", loss, prog_bar=True, batch_size=num_queries)
-        self.log_dict(log, batch_size=num_queries)
+        if asked > 0:
+            log["train/accuracy_instruction_negatives"] = followed / asked
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.queries))
+        self.log_dict(log, batch_size=len(batch.queries))
 
 
 def _check_fit(pooling: Pooling, scorer: Scorer) -> None:
