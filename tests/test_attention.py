@@ -67,6 +67,22 @@ def test_gpu_kernels_equal_sdpa(kernel: Kernel, window: int | None) -> None:
         torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
 
 
+@pytest.fixture(autouse=True)
+def generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An H100, unless a test says otherwise."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(attention, "compute_capability", lambda device: (9, 0))
+
+
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "varlen"])
+def test_a_gpu_older_than_ampere_runs_sdpa(flash_installed, kernel: Attention, monkeypatch: pytest.MonkeyPatch) -> None:
+    flash_installed(True)
+    monkeypatch.setattr(attention, "compute_capability", lambda device: (7, 5))
+    assert choose_kernel("auto", CUDA, torch.float16, 0.0) == "sdpa"
+    with pytest.raises(InputError, match=r"needs an Ampere GPU .*; possible here: auto, sdpa"):
+        choose_kernel(kernel, CUDA, torch.float16, 0.0)
+
+
 @pytest.fixture
 def flash_installed(monkeypatch: pytest.MonkeyPatch):
     """Say whether flash-attn is there, whatever this machine has."""

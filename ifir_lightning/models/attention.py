@@ -144,7 +144,7 @@ def choose_kernel(attention: Attention, device: torch.device, dtype: torch.dtype
         InputError: The recipe names a kernel that cannot run there.
     """
     half = dtype in (torch.bfloat16, torch.float16)
-    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+    old = device.type == "cuda" and compute_capability(device) < (8, 0)
     flash = find_spec("flash_attn") is not None
     obstacles: dict[Kernel, str | None] = {
         "flash_attention_2": _first(
@@ -171,6 +171,11 @@ def choose_kernel(attention: Attention, device: torch.device, dtype: torch.dtype
             "--trainer.precision bf16-mixed computes in bfloat16)"
         )
     return attention
+
+
+def compute_capability(device: torch.device) -> tuple[int, int]:
+    """Generation of a CUDA device: (8, 0) is an A100, (9, 0) an H100."""
+    return torch.cuda.get_device_capability(device)
 
 
 def _first(*obstacles: tuple[bool, str]) -> str | None:
