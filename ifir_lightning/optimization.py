@@ -30,8 +30,8 @@ class AdamW:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "new_layers_learning_rate"):
-            if (rate := getattr(self, name)) is not None and not 0 < rate < math.inf:
-                raise InputError(f"model.optimizer.{name} is {rate}; allowed is more than 0: set it to 1e-5 to 1e-2")
+            if (rate := getattr(self, name)) is not None and not 0 <= rate < math.inf:
+                raise InputError(f"model.optimizer.{name} is {rate}; allowed is 0 or more: set it to 1e-5 to 1e-2")
         if self.weight_decay < 0:
             raise InputError(f"model.optimizer.weight_decay is {self.weight_decay}; allowed is 0 or more: set it to 0")
 

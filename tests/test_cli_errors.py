@@ -25,7 +25,7 @@ BAD_FIT = {
     "warm-up": (["--model.schedule.warmup_steps=9"], ["warmup_steps", "9", "0 to 4"]),
     "checkpoint": (["--model.backbone.config=null", "--model.backbone.checkpoint=no/folder"], ["no/folder", "allowed"]),
     "model setting": (["--model.backbone.config.hiden_size=3"], ["hiden_size", "model.backbone.config"]),
-    "learning rate": (["--model.optimizer.learning_rate=-1"], ["learning_rate", "-1", "more than 0"]),
+    "learning rate": (["--model.optimizer.learning_rate=-1"], ["learning_rate", "-1", "0 or more"]),
     "workers": (["--data.num_workers=-1"], ["num_workers", "-1", "0 or more"]),
     "ckpt_path": (["--ckpt_path=no/such.ckpt"], ["no/such.ckpt", "no such file", "--ckpt_path"]),
     "precision": (["--trainer.precision=bf16-true"], ["bf16-true", "bf16-mixed"]),
