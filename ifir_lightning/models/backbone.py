@@ -96,14 +96,13 @@ class Backbone(nn.Module):
         Raises:
             InputError: The kernel that the recipe names cannot run there.
         """
-        dropout = self.model.config.attention_dropout if self.packed else 0.0
-        kernel = choose_kernel(self.attention, device, dtype, dropout)
-        if not self.packed and self.attention not in ("auto", "sdpa"):
+        if self.packed:
+            self.kernel = choose_kernel(self.attention, device, dtype, self.model.config.attention_dropout)
+        elif self.attention not in ("auto", "sdpa"):
             raise InputError(
                 f"model.backbone.attention is {self.attention}, but {self.model.config.model_type} runs padded; "
                 f"allowed are auto and sdpa (packed: {', '.join(_PACKED_MODELS)}): set model.backbone.attention to auto"
             )
-        self.kernel = kernel if self.packed else "sdpa"
         _log.info("attention: %s, %s", self.kernel, "packed" if self.packed else "padded inside the backbone")
 
     def forward(self, tokens: Tokens) -> Hidden:
