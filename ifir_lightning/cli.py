@@ -26,6 +26,7 @@ from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
 from ifir_lightning.module import RetrieverModule
 
+_log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "synthesize": synthesize}
 USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
@@ -86,6 +87,10 @@ class RetrieverCLI(LightningCLI):
                 f"trainer.default_root_dir {folder} already holds a run; allowed is an empty folder or the "
                 f"continuation of that run: choose another folder, or add --ckpt_path {folder}/checkpoints/last.ckpt"
             )
+
+    def after_fit(self) -> None:
+        """Say where the results are."""
+        _log.info("the run is in %s: p_mrr.png, metrics.csv, checkpoints, followir", self.trainer.default_root_dir)
 
     def predict(self, model: RetrieverModule, datamodule: PromptrieverData, **options: Any) -> None:
         """Add the writer of the run to what Lightning's predict does."""
