@@ -18,7 +18,7 @@ FIT = (*QUICK, "--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1"
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """``python -m ifir_lightning ...`` in the root of the repository, without a network."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
     command = [sys.executable, "-m", "ifir_lightning", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 

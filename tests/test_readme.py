@@ -1,5 +1,6 @@
 """What the README shows is what there is."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -47,7 +48,8 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path) -> None:
             max_steps = 4 if "--ckpt_path" in arguments else 2
             arguments += [*SMOKE, f"--trainer.default_root_dir={folder}", f"--trainer.max_steps={max_steps}"]
         command = [sys.executable, "-m", "ifir_lightning", *arguments]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     assert (folder / "followir" / "step-00000004" / "metrics.json").exists()
     assert (tmp_path / "food.trec").exists()
