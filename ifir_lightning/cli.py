@@ -21,6 +21,7 @@ from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.callbacks.prediction import TrecPrediction
 from ifir_lightning.commands.evaluate import evaluate
+from ifir_lightning.commands.export import export
 from ifir_lightning.commands.synthesize import synthesize
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
@@ -28,7 +29,7 @@ from ifir_lightning.module import RetrieverModule
 
 _log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-COMMANDS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "synthesize": synthesize}
+COMMANDS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "export": export, "synthesize": synthesize}
 USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
 
   fit         train, with the FollowIR benchmark at every validation
@@ -36,6 +37,7 @@ USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
   test        the same, as Lightning's test
   predict     rank candidates and write a TREC run
   evaluate    p-MRR and Scores of a TREC run, whoever made it
+  export      write a model for PyLate and sentence-transformers, or onto the hub
   synthesize  write the quickstart's instruction world in the published layouts
 """
 
@@ -141,7 +143,13 @@ def _run(command: str, arguments: list[str]) -> None:
     parser.add_function_arguments(function, skip=set(flags))
     for flag in sorted(flags):
         parser.add_argument(f"--{flag}", action="store_true")
-    function(**vars(parser.parse_args(arguments)))
+    function(**vars(parser.parse_args([_underscored(argument) for argument in arguments])))
+
+
+def _underscored(argument: str) -> str:
+    """``--push-to-hub`` is ``--push_to_hub``."""
+    option, equals, value = argument.partition("=")
+    return option.replace("-", "_").replace("__", "--", 1) + equals + value if option.startswith("--") else argument
 
 
 def _usage(command: str) -> str:

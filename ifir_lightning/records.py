@@ -12,7 +12,7 @@ Nothing is padded: B texts are one flat tensor of T tokens and B lengths. The pa
 *group-major*: those of query i are the rows i*G to (i+1)*G, its positive first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from itertools import pairwise
@@ -133,11 +133,16 @@ class Packed:
 
 @dataclass(frozen=True)
 class Tokens(Packed):
-    """Tokenised texts. ``keep_T``: tokens that late interaction keeps; ``cut_B``: tokens lost to the limit."""
+    """Tokenised texts.
+
+    ``keep_T``: tokens that late interaction keeps; ``cut_B``: tokens lost to the limit; ``attend_T``: tokens that
+    the others of their text see, None for all.
+    """
 
     input_ids_T: Tensor
     keep_T: Tensor
     cut_B: Tensor
+    attend_T: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,10 @@ class Embeddings(Packed):
 
     values_ND: Tensor
     weights_N: Tensor | None = None
+
+    def unpack(self) -> list[Tensor]:
+        """One [rows, D] tensor per text."""
+        return list(self.values_ND.split(self.lengths_B.tolist()))
 
 
 @dataclass(frozen=True)
@@ -194,3 +203,14 @@ def segment_rows(offsets_K: Tensor, lengths_K: Tensor) -> Tensor:
     """Row numbers of segments that begin at ``offsets_K`` and are ``lengths_K`` long, one after the other."""
     before_K = lengths_K.cumsum(0) - lengths_K
     return torch.repeat_interleave(offsets_K - before_K, lengths_K) + torch.arange(int(lengths_K.sum()))
+
+
+def token_chunks(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:
+    """Texts sorted by length, in parts of at most ``max_tokens`` tokens (a single text may exceed it)."""
+    order_B = lengths_B.argsort(descending=True, stable=True)
+    start = 0
+    while start < len(order_B):
+        total = lengths_B[order_B[start:]].cumsum(0)
+        stop = start + max(1, int((total <= max_tokens).sum()))
+        yield order_B[start:stop]
+        start = stop

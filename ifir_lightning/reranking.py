@@ -1,16 +1,14 @@
 """Score every query of a task against its own candidates: the one way from texts to a run."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ifir_lightning import distributed
 from ifir_lightning.metrics import Run
-from ifir_lightning.models.scoring import Scorer
-from ifir_lightning.records import Embeddings, Passage, Tokens
-from ifir_lightning.text import TextTokenizer
+from ifir_lightning.records import Embeddings, Passage, Tokens, token_chunks
+from ifir_lightning.retriever import Retriever
 
 TEXTS_PER_SLICE = 128
 """Passages tokenised at a time, and what one rank takes in turn."""
@@ -18,20 +16,14 @@ TEXTS_PER_SLICE = 128
 
 @dataclass(frozen=True)
 class Reranker:
-    """What it takes to score candidates.
+    """Scores candidates.
 
     Args:
-        encode: Packed tokens -> embeddings.
-        scorer: Embeddings -> scores of listed pairs.
-        tokenizer: Texts -> packed tokens.
-        device: Where ``encode`` wants its tokens.
+        retriever: Encodes and scores.
         max_tokens: Tokens encoded at a time.
     """
 
-    encode: Callable[[Tokens], Embeddings]
-    scorer: Scorer
-    tokenizer: TextTokenizer
-    device: torch.device
+    retriever: Retriever
     max_tokens: int = 16384
 
     @torch.inference_mode()
@@ -54,14 +46,15 @@ class Reranker:
             candidates: query id -> ids of the passages to score.
             advance: Called with the number of passages done, for a progress bar.
         """
-        encoded = self._encode_all(self.tokenizer.queries(queries.values()))
+        tokenizer = self.retriever.tokenizer
+        encoded = self.retriever.encode(tokenizer.queries(queries.values()), self.max_tokens)
         listed = _listing(list(queries), candidates)
         run: Run = {query_id: {} for query_id in queries}
         cut = total = 0
         for ids in self._own_slices(passages, listed):
-            passage_tokens = self.tokenizer.passages(passages[id_] for id_ in ids)
+            passage_tokens = tokenizer.passages(passages[id_] for id_ in ids)
             cut, total = cut + int(passage_tokens.cut_B.sum()), total + int(passage_tokens.lengths_B.sum())
-            for chunk in _token_chunks(passage_tokens.lengths_B, self.max_tokens):
+            for chunk in token_chunks(passage_tokens.lengths_B, self.max_tokens):
                 self._score(encoded, passage_tokens.select(chunk), [ids[i] for i in chunk.tolist()], listed, run)
             advance(len(ids))
         cuts = distributed.gather_objects((cut, total))
@@ -73,11 +66,6 @@ class Reranker:
         slices = [ids[start : start + TEXTS_PER_SLICE] for start in range(0, len(ids), TEXTS_PER_SLICE)]
         return slices[distributed.rank() :: distributed.world_size()]
 
-    def _encode_all(self, tokens: Tokens) -> Embeddings:
-        chunks = list(_token_chunks(tokens.lengths_B, self.max_tokens))
-        encoded = Embeddings.concat([self.encode(tokens.select(chunk).to(self.device)) for chunk in chunks])
-        return encoded.select(torch.cat(chunks).argsort())
-
     def _score(
         self,
         queries: Embeddings,
@@ -87,8 +75,8 @@ class Reranker:
         run: Run,
     ) -> None:
         pairs = [(query, passage) for passage, id_ in enumerate(ids) for query in listed[id_]]
-        embeddings = self.encode(tokens.to(self.device))
-        scores_K = self.scorer.pairs(queries, embeddings, torch.tensor(pairs))
+        embeddings = self.retriever(tokens.to(self.retriever.device))
+        scores_K = self.retriever.scorer.pairs(queries, embeddings, torch.tensor(pairs))
         query_ids = list(run)
         for (query, passage), score in zip(pairs, scores_K.tolist(), strict=True):
             run[query_ids[query]][ids[passage]] = score
@@ -106,17 +94,6 @@ def _listing(query_ids: Sequence[str], candidates: Mapping[str, Sequence[str]]) 
         for passage_id in candidates[query_id]:
             listed.setdefault(passage_id, []).append(number)
     return listed
-
-
-def _token_chunks(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:
-    """Texts sorted by length, in parts of at most ``max_tokens`` tokens (a single text may exceed it)."""
-    order_B = lengths_B.argsort(descending=True, stable=True)
-    start = 0
-    while start < len(order_B):
-        total = lengths_B[order_B[start:]].cumsum(0)
-        stop = start + max(1, int((total <= max_tokens).sum()))
-        yield order_B[start:stop]
-        start = stop
 
 
 def _share(cuts: Sequence[tuple[int, int]]) -> float:

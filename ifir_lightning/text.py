@@ -1,36 +1,13 @@
 """How a query with its instruction, and a passage with its title, become token ids."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Passage, Tokens
-
-
-@dataclass(frozen=True)
-class TextFormat:
-    """How texts are written for one checkpoint. It belongs to the weights: change it and scores change.
-
-    A query is ``query_prefix + query + " " + instruction``, a passage ``passage_prefix + title + " " + text``.
-
-    Args:
-        query_prefix: Put before every query, e.g. "query: " or the marker "[Q] " of a ColBERT model.
-        passage_prefix: Put before every passage.
-        max_query_length: Limit in tokens, special tokens included. Text beyond it is cut at the right and
-            counted; the final special token stays. Instructions need about 256 or more.
-        max_passage_length: The same for passages.
-        passage_skiplist: Words whose tokens late interaction drops from passages after encoding (ColBERT drops
-            punctuation). Pooling to one vector does not look at it.
-    """
-
-    query_prefix: str = ""
-    passage_prefix: str = ""
-    max_query_length: int = 304
-    max_passage_length: int = 512
-    passage_skiplist: tuple[str, ...] = ()
+from ifir_lightning.text_format import TextFormat
 
 
 class TextTokenizer:
@@ -38,41 +15,46 @@ class TextTokenizer:
 
     Args:
         tokenizer: Any tokenizer of transformers.
-        text_format: Prefixes, limits, skiplist.
+        text_format: Prefixes, markers, limits, skiplist, expansion.
 
     Raises:
-        InputError: A limit that leaves no room beside the special tokens, or a skiplist word that is no token.
+        InputError: A limit that leaves no room beside the special tokens, a marker or a skiplist word that is no
+            token, an expansion without a mask token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text_format: TextFormat) -> None:
         self.tokenizer = tokenizer
         self.format = text_format
         self._num_special, self._suffix = _special_tokens(tokenizer)
-        for name in ("max_query_length", "max_passage_length"):
-            self._check_limit(name, getattr(text_format, name))
+        self._query_marker = self._marker("query_marker")
+        self._passage_marker = self._marker("passage_marker")
+        self._check_limit("max_query_length", text_format.max_query_length, self._query_marker)
+        self._check_limit("max_passage_length", text_format.max_passage_length, self._passage_marker)
         self._skip_ids = torch.tensor(sorted(self._token_id(word) for word in text_format.passage_skiplist))
+        self._expansion = None if text_format.query_expansion == "none" else self._expansion_id()
 
     def queries(self, texts: Iterable[tuple[str, str]]) -> Tokens:
         """Tokenise (query, instruction) pairs; an instruction may be ""."""
-        prefix = self.format.query_prefix
-        joined = [prefix + f"{query} {instruction}".strip() for query, instruction in texts]
-        return self._pack(joined, self.format.max_query_length)
+        joined = [_joined(self.format.query_prefix, *pair) for pair in texts]
+        tokens = self._pack(joined, self.format.max_query_length, self._query_marker)
+        return tokens if self._expansion is None else self._expand(tokens)
 
     def passages(self, passages: Iterable[Passage]) -> Tokens:
         """Tokenise passages; tokens of the skiplist are marked in ``keep_T``."""
-        prefix = self.format.passage_prefix
-        joined = [prefix + f"{passage.title} {passage.text}".strip() for passage in passages]
-        tokens = self._pack(joined, self.format.max_passage_length)
+        joined = [_joined(self.format.passage_prefix, passage.title, passage.text) for passage in passages]
+        tokens = self._pack(joined, self.format.max_passage_length, self._passage_marker)
         if len(self._skip_ids):
             tokens.keep_T.logical_and_(~torch.isin(tokens.input_ids_T, self._skip_ids))
             self._refuse_bare(tokens, joined)
         return tokens
 
-    def _pack(self, texts: Sequence[str], limit: int) -> Tokens:
+    def _pack(self, texts: Sequence[str], limit: int, marker: list[int]) -> Tokens:
+        limit -= len(marker)
         encoded = self.tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)[
             "input_ids"
         ]
-        kept = [ids if len(ids) <= limit else ids[: limit - len(self._suffix)] + self._suffix for ids in encoded]
+        cut = [ids if len(ids) <= limit else ids[: limit - len(self._suffix)] + self._suffix for ids in encoded]
+        kept = [ids[:1] + marker + ids[1:] for ids in cut]
         if not all(kept):
             raise InputError(
                 f"text {texts[kept.index([])]!r} has no tokens; allowed are texts with at least one, "
@@ -83,7 +65,26 @@ class TextTokenizer:
             lengths_B=torch.tensor([len(ids) for ids in kept]),
             input_ids_T=input_ids_T,
             keep_T=torch.ones(len(input_ids_T), dtype=torch.bool),
-            cut_B=torch.tensor([len(full) - len(ids) for full, ids in zip(encoded, kept, strict=True)]),
+            cut_B=torch.tensor([len(full) - len(ids) for full, ids in zip(encoded, cut, strict=True)]),
+            attend_T=torch.ones(len(input_ids_T), dtype=torch.bool) if self._unattended else None,
+        )
+
+    @property
+    def _unattended(self) -> bool:
+        return self.format.query_expansion == "unattended"
+
+    def _expand(self, tokens: Tokens) -> Tokens:
+        """Every text filled to the limit; the filling is kept, and attended or not."""
+        limit = self.format.max_query_length
+        filled_BL = torch.arange(limit) < tokens.lengths_B[:, None]
+        input_ids_BL = torch.full(filled_BL.shape, self._expansion or 0)
+        input_ids_BL[filled_BL] = tokens.input_ids_T
+        return Tokens(
+            lengths_B=torch.full_like(tokens.lengths_B, limit),
+            input_ids_T=input_ids_BL.flatten(),
+            keep_T=torch.ones(filled_BL.numel(), dtype=torch.bool),
+            cut_B=tokens.cut_B,
+            attend_T=filled_BL.flatten() if self._unattended else None,
         )
 
     def _refuse_bare(self, tokens: Tokens, texts: Sequence[str]) -> None:
@@ -95,12 +96,34 @@ class TextTokenizer:
                 "passages with another token: remove the passage or shorten the skiplist"
             )
 
-    def _check_limit(self, name: str, limit: int) -> None:
-        if limit <= self._num_special:
+    def _check_limit(self, name: str, limit: int, marker: list[int]) -> None:
+        fixed = self._num_special + len(marker)
+        if limit <= fixed:
             raise InputError(
-                f"model.text.{name} is {limit}, but {self._num_special} special tokens are part of every text; "
-                f"allowed is {self._num_special + 1} or more: raise model.text.{name}"
+                f"model.text.{name} is {limit}, but {fixed} special tokens are part of every text; "
+                f"allowed is {fixed + 1} or more: raise model.text.{name}"
             )
+
+    def _marker(self, name: str) -> list[int]:
+        """The marker as a list of no or one token."""
+        marker = getattr(self.format, name)
+        if marker and marker not in self.tokenizer.get_vocab():
+            raise InputError(
+                f"model.text.{name} is {marker!r}, which is no token of this tokenizer; allowed are tokens of its "
+                "vocabulary: choose one, or put the text into the prefix"
+            )
+        return [self._token_id(marker)] if marker else []
+
+    def _expansion_id(self) -> int:
+        """[MASK], or the end-of-text token of a model without one, as in PyLate."""
+        token_id = self.tokenizer.mask_token_id
+        token_id = self.tokenizer.eos_token_id if token_id is None else token_id
+        if token_id is None:
+            raise InputError(
+                f"model.text.query_expansion is {self.format.query_expansion}, but this tokenizer has neither a mask "
+                "token nor an end-of-text token; allowed is none: set model.text.query_expansion to none"
+            )
+        return token_id
 
     def _token_id(self, word: str) -> int:
         token_id = self.tokenizer.convert_tokens_to_ids(word)
@@ -110,6 +133,11 @@ class TextTokenizer:
                 "unknown token; allowed are tokens of its vocabulary: remove the word"
             )
         return token_id
+
+
+def _joined(prefix: str, first: str, second: str) -> str:
+    """Query and instruction, or title and text, without white space around them or around the whole."""
+    return (prefix + f"{first} {second}".strip()).strip()
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, list[int]]:

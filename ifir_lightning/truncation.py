@@ -1,7 +1,7 @@
 """What a query limit takes from the instructions of a task."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ifir_lightning.metrics import CHANGED, ORIGINAL, base_ids
 from ifir_lightning.text import TextTokenizer
@@ -43,6 +43,7 @@ class QueryCuts:
 
 def audit_queries(tokenizer: TextTokenizer, queries: Mapping[str, str], instructions: Mapping[str, str]) -> QueryCuts:
     """Tokenise the queries of a task (id -> text, id -> instruction) and count what the limit cuts."""
+    tokenizer = TextTokenizer(tokenizer.tokenizer, replace(tokenizer.format, query_expansion="none"))
     tokens = tokenizer.queries((text, instructions[id_]) for id_, text in queries.items())
     texts = [part.input_ids_T.tolist() for part in tokens.split(*[1] * len(tokens))]
     seen = dict(zip(queries, texts, strict=True))

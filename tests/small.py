@@ -12,12 +12,13 @@ from ifir_lightning.data.sampling import GroupSampler, Strategy
 from ifir_lightning.data.synthetic import task_tables
 from ifir_lightning.distributed import world_size
 from ifir_lightning.losses import InfoNCE
-from ifir_lightning.models.backbone import Backbone
+from ifir_lightning.models.backbone import Backbone, BackboneSettings
+from ifir_lightning.models.checkpoints import read_checkpoint
 from ifir_lightning.models.pooling import MeanPooling, Pooling, TokenProjection
 from ifir_lightning.models.scoring import Cosine, MaxSim, Scorer, WeightedMaxSim
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.optimization import AdamW, Schedule
-from ifir_lightning.text import TextFormat
+from ifir_lightning.text_format import TextSettings
 
 Head = Literal["bi-encoder", "maxsim", "weighted"]
 HEADS: tuple[Head, ...] = ("bi-encoder", "maxsim", "weighted")
@@ -45,16 +46,19 @@ def retriever(
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    source = {"checkpoint": str(backbone)} if config is None else {"config": config, "tokenizer": str(backbone)}
     pooling, scorer = make_head(head)
     options = {
-        "text": TextFormat(max_query_length=64, max_passage_length=64),
+        "checkpoint": str(backbone) if config is None else None,
+        "backbone": BackboneSettings() if config is None else BackboneSettings(config, str(backbone)),
+        "pooling": pooling,
+        "scorer": scorer,
+        "text": TextSettings(max_query_length=64, max_passage_length=64),
         "loss": InfoNCE(temperature=0.1),
         "optimizer": AdamW(learning_rate=3e-3),
         "schedule": Schedule(decay="constant"),
     }
-    module = RetrieverModule(Backbone(**source), pooling, scorer, **(options | settings))  # type: ignore[arg-type]
-    if isinstance(pooling, TokenProjection) and pooling.token_weights:
+    module = RetrieverModule(**(options | settings))  # type: ignore[arg-type]
+    if isinstance(pooling, TokenProjection) and pooling.weight:
         torch.nn.init.normal_(pooling.weight.weight, std=0.3)
     return module
 
@@ -127,3 +131,9 @@ def write_task(folder: Path, domain: str = "travel", num_queries: int = 3, num_c
         lines = "".join(json.dumps(record) + "\n" for record in records)
         (folder / config / "test.jsonl").write_text(lines, encoding="utf-8")
     return str(folder)
+
+
+def load_backbone(checkpoint: Path, **settings: Any) -> Backbone:
+    """The backbone of a folder."""
+    read = read_checkpoint(str(checkpoint))
+    return Backbone(read.transformer, read.tokenizer, BackboneSettings(**settings))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import random_tokens
+from small import load_backbone
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, PreTrainedModel
@@ -18,7 +19,7 @@ LENGTHS = [3, 18, 9, 1, 10, 40, 9, 8, 2, 17, 10, 70, 1]
 
 @pytest.fixture
 def packed(modernbert: Path) -> Backbone:
-    return Backbone(str(modernbert)).eval()
+    return load_backbone(modernbert).eval()
 
 
 @pytest.fixture(params=["modernbert", "bert"])
@@ -54,13 +55,13 @@ def gradients(model: torch.nn.Module, states_TD: Tensor) -> dict[str, Tensor]:
 
 def test_forward_equals_the_padded_model(checkpoint: Path) -> None:
     tokens = random_tokens(LENGTHS)
-    ours, theirs = states(Backbone(str(checkpoint)).eval(), tokens), padded_states(hugging_face(checkpoint), tokens)
+    ours, theirs = states(load_backbone(checkpoint).eval(), tokens), padded_states(hugging_face(checkpoint), tokens)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_parameter_gradients_equal_those_of_the_padded_model(checkpoint: Path) -> None:
     tokens = random_tokens(LENGTHS)
-    backbone, reference = Backbone(str(checkpoint)).eval(), hugging_face(checkpoint)
+    backbone, reference = load_backbone(checkpoint).eval(), hugging_face(checkpoint)
     ours = gradients(backbone.model, states(backbone, tokens))
     theirs = gradients(reference, padded_states(reference, tokens))
     assert ours.keys() == theirs.keys()
@@ -71,7 +72,7 @@ def test_parameter_gradients_equal_those_of_the_padded_model(checkpoint: Path) -
 
 def test_every_parameter_has_a_gradient(checkpoint: Path) -> None:
     """DDP refuses the others: BERT's pooler would be two of them."""
-    backbone = Backbone(str(checkpoint))
+    backbone = load_backbone(checkpoint)
     gradients(backbone, states(backbone, random_tokens([4, 30])))
     assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
 
@@ -85,7 +86,7 @@ def test_a_text_alone_equals_the_padded_model(packed: Backbone, modernbert: Path
 
 
 def test_the_order_of_texts_changes_nothing(checkpoint: Path) -> None:
-    backbone, tokens = Backbone(str(checkpoint)).eval(), random_tokens(LENGTHS)
+    backbone, tokens = load_backbone(checkpoint).eval(), random_tokens(LENGTHS)
     order = torch.randperm(len(LENGTHS), generator=torch.Generator().manual_seed(0))
     expected = backbone(tokens).select(order).values_TD
     torch.testing.assert_close(states(backbone, tokens.select(order)), expected, atol=1e-5, rtol=0)
@@ -93,7 +94,7 @@ def test_the_order_of_texts_changes_nothing(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("sizes", [(1,) * 13, (6, 7), (12, 1)], ids=str)
 def test_the_chunks_that_texts_are_encoded_in_change_nothing(checkpoint: Path, sizes: tuple[int, ...]) -> None:
-    backbone, tokens = Backbone(str(checkpoint)).eval(), random_tokens(LENGTHS)
+    backbone, tokens = load_backbone(checkpoint).eval(), random_tokens(LENGTHS)
     chunks = torch.cat([states(backbone, part) for part in tokens.split(*sizes)])
     torch.testing.assert_close(chunks, states(backbone, tokens), atol=1e-5, rtol=0)
 
@@ -101,13 +102,13 @@ def test_the_chunks_that_texts_are_encoded_in_change_nothing(checkpoint: Path, s
 @pytest.mark.parametrize("max_padded_tokens", [1, 40, 100, 10**6])
 def test_the_size_of_padded_rectangles_changes_nothing(bert: Path, max_padded_tokens: int) -> None:
     tokens = random_tokens(LENGTHS)
-    ours = states(Backbone(str(bert), max_padded_tokens=max_padded_tokens).eval(), tokens)
+    ours = states(load_backbone(bert, max_padded_tokens=max_padded_tokens).eval(), tokens)
     torch.testing.assert_close(ours, padded_states(hugging_face(bert), tokens), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("max_padded_tokens", [30, 100])
 def test_padded_rectangles_keep_to_their_size(bert: Path, max_padded_tokens: int) -> None:
-    backbone, sizes = Backbone(str(bert), max_padded_tokens=max_padded_tokens), []
+    backbone, sizes = load_backbone(bert, max_padded_tokens=max_padded_tokens), []
     backbone.model.register_forward_pre_hook(
         lambda _, args, inputs: sizes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
     )
@@ -142,7 +143,7 @@ def test_no_text_sees_another(packed: Backbone) -> None:
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_bf16_runs_and_is_near_float32(checkpoint: Path, autocast: bool) -> None:
-    backbone, tokens = Backbone(str(checkpoint)).eval(), random_tokens(LENGTHS)
+    backbone, tokens = load_backbone(checkpoint).eval(), random_tokens(LENGTHS)
     exact = states(backbone, tokens)
     if not autocast:
         backbone.to(torch.bfloat16)

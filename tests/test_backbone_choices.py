@@ -7,11 +7,23 @@ from typing import Any
 
 import pytest
 import torch
+from small import load_backbone
 from transformers import PreTrainedTokenizerBase
 
 from ifir_lightning.errors import InputError
 from ifir_lightning.models.attention import Attention
-from ifir_lightning.models.backbone import Backbone
+from ifir_lightning.models.backbone import Backbone, BackboneSettings
+from ifir_lightning.models.checkpoints import read_checkpoint
+from ifir_lightning.models.pooling import MeanPooling
+from ifir_lightning.models.scoring import Cosine
+from ifir_lightning.retriever import build_retriever
+
+
+def build(tokenizer: Path, config: dict[str, Any]) -> Backbone:
+    """A backbone of random weights."""
+    backbone = BackboneSettings(config=config, tokenizer=str(tokenizer))
+    return build_retriever(None, backbone, MeanPooling(), Cosine()).backbone
+
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TINY: dict[str, Any] = {
@@ -26,13 +38,13 @@ TINY: dict[str, Any] = {
 
 @pytest.mark.parametrize("kernel", ["flash_attention_2", "varlen"])
 def test_a_backbone_on_the_cpu_refuses_gpu_kernels(modernbert: Path, kernel: Attention) -> None:
-    backbone = Backbone(str(modernbert), attention=kernel)
+    backbone = load_backbone(modernbert, attention=kernel)
     with pytest.raises(InputError, match=rf"model.backbone.attention is {kernel}: .*possible here: auto, sdpa"):
         backbone.prepare(CPU, torch.float32)
 
 
 def test_a_padded_backbone_refuses_packed_kernels(bert: Path) -> None:
-    backbone = Backbone(str(bert), attention="varlen")
+    backbone = load_backbone(bert, attention="varlen")
     with pytest.raises(InputError, match=r"attention is varlen, but bert runs padded; allowed are auto and sdpa"):
         backbone.prepare(CUDA, torch.bfloat16)
 
@@ -44,7 +56,7 @@ def test_a_padded_backbone_refuses_packed_kernels(bert: Path) -> None:
 def test_the_choice_is_logged(
     request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, name: str, expected: str
 ) -> None:
-    backbone = Backbone(str(request.getfixturevalue(name)))
+    backbone = load_backbone(request.getfixturevalue(name))
     with caplog.at_level(logging.INFO, logger="ifir_lightning"):
         backbone.prepare(CPU, torch.float32)
     assert backbone.kernel == "sdpa"
@@ -54,38 +66,38 @@ def test_the_choice_is_logged(
 def test_a_config_takes_vocabulary_and_special_tokens_from_the_tokenizer(
     modernbert: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    config = Backbone(config=TINY, tokenizer=str(modernbert)).model.config
+    config = build(modernbert, TINY).model.config
     assert config.vocab_size == len(tokenizer)
     ids = (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id)
     assert (config.pad_token_id, config.cls_token_id, config.sep_token_id) == ids
 
 
 def test_a_config_overrides_the_tokenizer(modernbert: Path) -> None:
-    backbone = Backbone(config=TINY | {"vocab_size": 999}, tokenizer=str(modernbert))
+    backbone = build(modernbert, TINY | {"vocab_size": 999})
     assert (backbone.model.config.vocab_size, backbone.hidden_size, backbone.max_length) == (999, 16, 64)
 
 
 def test_random_weights_are_those_of_the_seed(modernbert: Path) -> None:
     def weights(seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
-        model = Backbone(config=TINY, tokenizer=str(modernbert)).model
+        settings = BackboneSettings(config=TINY, tokenizer=str(modernbert))
+        model = build_retriever(None, settings, MeanPooling(), Cosine(), seed=seed).backbone.model
         return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
     assert weights(3).equal(weights(3))
     assert not weights(3).equal(weights(4))
 
 
-@pytest.mark.parametrize("settings", [{}, {"checkpoint": "a", "config": TINY}], ids=["neither", "both"])
-def test_exactly_one_of_checkpoint_and_config(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("checkpoint", "config"), [(None, None), ("a", TINY)], ids=["neither", "both"])
+def test_exactly_one_of_checkpoint_and_config(checkpoint: str | None, config: dict[str, Any] | None) -> None:
     with pytest.raises(
-        InputError, match=r"model.backbone has checkpoint .* and config .*; allowed is exactly one: give"
+        InputError, match=r"model.checkpoint is .* and model.backbone.config .*; allowed is exactly one: give"
     ):
-        Backbone(**settings)
+        build_retriever(checkpoint, BackboneSettings(config=config))
 
 
 def test_a_config_without_a_tokenizer_is_refused() -> None:
     with pytest.raises(InputError, match=r"without a tokenizer; allowed is .*: set model.backbone.tokenizer"):
-        Backbone(config=TINY)
+        build_retriever(None, BackboneSettings(config=TINY))
 
 
 @pytest.mark.parametrize(
@@ -101,20 +113,18 @@ def test_a_config_without_a_tokenizer_is_refused() -> None:
 )
 def test_a_config_that_describes_no_model_is_refused(modernbert: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"model.backbone.config .* describes no model .*: correct model.backbone"):
-        Backbone(config=TINY | wrong, tokenizer=str(modernbert))
+        build(modernbert, TINY | wrong)
 
 
 def test_a_config_without_a_model_type_is_refused(modernbert: Path) -> None:
     with pytest.raises(InputError, match=r"with its model_type: correct model.backbone.config"):
-        Backbone(config={"hidden_size": 16}, tokenizer=str(modernbert))
+        build(modernbert, {"hidden_size": 16})
 
 
 @pytest.mark.parametrize(
     ("removed", "what"),
     [
-        ("*", "tokenizer"),
         ("tokenizer*.json", "tokenizer"),
-        ("config.json", "checkpoint"),
         ("*.safetensors", "checkpoint"),
     ],
 )
@@ -127,12 +137,12 @@ def test_a_checkpoint_folder_that_lacks_something_is_refused(
     with pytest.raises(
         InputError, match=rf"{what} '.*broken' cannot be read .*; allowed is a folder .*: check the name"
     ):
-        Backbone(str(folder))
+        read_checkpoint(str(folder))
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'.*nowhere' cannot be read"):
-        Backbone(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"'.*nowhere' does not exist; allowed are a folder, a hub id"):
+        read_checkpoint(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(("name", "what"), [("model.safetensors", "checkpoint"), ("tokenizer.json", "tokenizer")])
@@ -141,4 +151,4 @@ def test_a_half_written_file_is_refused(modernbert: Path, tmp_path: Path, name: 
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=rf"{what} '.*broken' cannot be read"):
-        Backbone(str(folder))
+        read_checkpoint(str(folder))

@@ -23,7 +23,7 @@ BAD_FIT = {
     "task": (["--followir.tasks=[no/task/here]"], ["no/task/here"]),
     "no task": (["--followir.tasks=[]"], ["followir.tasks", "one or more"]),
     "warm-up": (["--model.schedule.warmup_steps=9"], ["warmup_steps", "9", "0 to 4"]),
-    "checkpoint": (["--model.backbone.config=null", "--model.backbone.checkpoint=no/folder"], ["no/folder", "allowed"]),
+    "checkpoint": (["--model.backbone.config=null", "--model.checkpoint=no/folder"], ["no/folder", "allowed"]),
     "model setting": (["--model.backbone.config.hiden_size=3"], ["hiden_size", "model.backbone.config"]),
     "learning rate": (["--model.optimizer.learning_rate=-1"], ["learning_rate", "-1", "0 or more"]),
     "workers": (["--data.num_workers=-1"], ["num_workers", "-1", "0 or more"]),

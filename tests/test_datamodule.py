@@ -15,7 +15,8 @@ from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.data.sampling import GroupSampler
 from ifir_lightning.data.synthetic import TRAIN_SCHEMA, training_rows
 from ifir_lightning.records import Batch, Kind
-from ifir_lightning.text import TextFormat, TextTokenizer
+from ifir_lightning.text import TextTokenizer
+from ifir_lightning.text_format import TextFormat
 
 NUM_ROWS, BATCH, GROUP = 30, 4, 5
 
@@ -30,7 +31,7 @@ def open_data(path: str, tokenizer: PreTrainedTokenizerBase, epoch: int = 0, **s
     """A data module as a trainer sees it in an epoch."""
     data = PromptrieverData(path, BATCH, GroupSampler(group_size=GROUP), **settings)
     data.setup("fit")
-    module = SimpleNamespace(tokenizer=TextTokenizer(tokenizer, TextFormat()))
+    module = SimpleNamespace(retriever=SimpleNamespace(tokenizer=TextTokenizer(tokenizer, TextFormat())))
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(current_epoch=epoch, lightning_module=module, strategy=strategy)  # type: ignore[assignment]
     return data

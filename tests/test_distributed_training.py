@@ -50,7 +50,7 @@ def training_step(backbone: Path, head: Head) -> tuple[dict[str, float], dict[st
     module.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign]
     module.log_dict = lambda values, **_: logged.update(values)  # type: ignore[method-assign]
     rows = list(range(len(GROUPS)))[rank() :: world_size()]
-    module.training_step(collate([GROUPS[row] for row in rows], rows, module.tokenizer), 0).backward()
+    module.training_step(collate([GROUPS[row] for row in rows], rows, module.retriever.tokenizer), 0).backward()
     gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
     assert all(gradient is not None for gradient in gradients.values())
     return {name: value.item() for name, value in logged.items()}, gradients  # type: ignore[return-value]

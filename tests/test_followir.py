@@ -107,9 +107,9 @@ def test_every_validation_encodes_in_the_precision_of_training(
     """Lightning's autocast covers its steps, not the hooks in which the benchmark runs."""
     module = with_dropout(modernbert)
     seen: list[bool] = []
-    encode = module.encode
+    encode = module.retriever.forward
     monkeypatch.setattr(
-        module, "encode", lambda tokens: seen.append(torch.is_autocast_enabled("cpu")) or encode(tokens)
+        module.retriever, "forward", lambda tokens: seen.append(torch.is_autocast_enabled("cpu")) or encode(tokens)
     )
     fit_trainer = trainer(
         tmp_path, FollowIRValidation(tasks[:1]), max_steps=2, val_check_interval=1, precision=precision

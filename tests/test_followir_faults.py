@@ -9,11 +9,11 @@ from small import retriever, synthetic_data, trainer, write_task
 
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.errors import InputError
-from ifir_lightning.text import TextFormat
+from ifir_lightning.text_format import TextSettings
 
 
 def test_a_limit_that_cuts_instructions_is_named_once(modernbert: Path, tmp_path: Path) -> None:
-    module = retriever(modernbert, text=TextFormat(max_query_length=8, max_passage_length=64))
+    module = retriever(modernbert, text=TextSettings(max_query_length=8, max_passage_length=64))
     with pytest.warns(UserWarning, match="the limit of 8 query tokens cuts 6 instructions") as warned:
         trainer(tmp_path, FollowIRValidation([write_task(tmp_path / "travel")]), max_steps=2, val_check_interval=1).fit(
             module, synthetic_data()
@@ -45,7 +45,7 @@ def test_validation_can_be_turned_off(modernbert: Path, tmp_path: Path) -> None:
 
 def test_scores_that_are_not_numbers_are_refused(modernbert: Path, tmp_path: Path) -> None:
     module = retriever(modernbert)
-    torch.nn.init.constant_(next(module.backbone.parameters()), math.nan)
+    torch.nn.init.constant_(next(module.retriever.backbone.parameters()), math.nan)
     with pytest.raises(InputError, match="the score is nan; allowed are numbers"):
         trainer(tmp_path, FollowIRValidation([write_task(tmp_path / "travel")])).validate(
             module, synthetic_data(), verbose=False
@@ -55,7 +55,7 @@ def test_scores_that_are_not_numbers_are_refused(modernbert: Path, tmp_path: Pat
 def test_real_text(modernbert: Path, shared_data: Path, tmp_path: Path) -> None:
     """20 base queries, 200 candidates each."""
     validation = FollowIRValidation([str(shared_data / "followir-mini-core17")])
-    module = retriever(modernbert, text=TextFormat(max_query_length=16, max_passage_length=16))
+    module = retriever(modernbert, text=TextSettings(max_query_length=16, max_passage_length=16))
     evaluation = trainer(tmp_path, validation)
     with pytest.warns(UserWarning, match="the limit of 16 query tokens"):
         evaluation.validate(module, synthetic_data(), verbose=False)

@@ -24,8 +24,8 @@ def test_fit_and_validate(head: Head, precision: str, modernbert: Path, tmp_path
     gpu = trainer(tmp_path, FollowIRValidation([task]), recorder, **settings)
     gpu.fit(module, synthetic_data(num_workers=1))
     trainer(tmp_path, exact, max_steps=3).fit(retriever(modernbert, head), synthetic_data())
-    assert module.backbone.kernel == ("sdpa" if precision == "32-true" else module.backbone.kernel)
-    assert module.backbone.kernel != "sdpa" or precision == "32-true"
+    assert module.retriever.backbone.kernel == ("sdpa" if precision == "32-true" else module.retriever.backbone.kernel)
+    assert module.retriever.backbone.kernel != "sdpa" or precision == "32-true"
     tolerance = 1e-4 if precision == "32-true" else 0.05
     for found, expected in zip(recorder.metrics, exact.metrics, strict=True):
         assert found["train/loss"] == pytest.approx(expected["train/loss"], rel=tolerance)

@@ -7,20 +7,22 @@ import pytest
 import torch
 from lightning import Callback
 from small import HEADS, TINY, Head, Recorder, make_head, retriever, synthetic_data, trainer
+from transformers import AutoTokenizer
 
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.errors import InputError
 from ifir_lightning.losses import InfoNCE
-from ifir_lightning.models.backbone import Backbone
+from ifir_lightning.models.backbone import BackboneSettings
 from ifir_lightning.models.pooling import CLSPooling, LastTokenPooling, MeanPooling, Pooling, TokenProjection
 from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer, WeightedMaxSim
+from ifir_lightning.models.transformer import build_transformer
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.optimization import AdamW, Schedule
-from ifir_lightning.text import TextFormat
+from ifir_lightning.text_format import TextSettings
 
 
-def build(backbone: Path, pooling: Pooling, scorer: Scorer, text: TextFormat | None = None) -> RetrieverModule:
-    return RetrieverModule(Backbone(str(backbone)), pooling, scorer, InfoNCE(), text or TextFormat())
+def build(backbone: Path, pooling: Pooling, scorer: Scorer, text: TextSettings | None = None) -> RetrieverModule:
+    return RetrieverModule(InfoNCE(), str(backbone), pooling=pooling, scorer=scorer, text=text or TextSettings())
 
 
 @pytest.mark.parametrize(
@@ -51,23 +53,24 @@ def test_one_vector_per_text_fits_every_scorer_without_weights(
 
 @pytest.mark.parametrize("name", ["max_query_length", "max_passage_length"])
 def test_a_limit_beyond_the_positions(modernbert: Path, name: str) -> None:
-    build(modernbert, MeanPooling(), Cosine(), TextFormat(**{name: 512}))  # type: ignore[arg-type]
+    build(modernbert, MeanPooling(), Cosine(), TextSettings(**{name: 512}))  # type: ignore[arg-type]
     with pytest.raises(InputError) as error:
-        build(modernbert, MeanPooling(), Cosine(), TextFormat(**{name: 513}))  # type: ignore[arg-type]
+        build(modernbert, MeanPooling(), Cosine(), TextSettings(**{name: 513}))  # type: ignore[arg-type]
     assert_one_line(error.value, (f"model.text.{name} is 513", "512 positions", f"lower model.text.{name}"))
 
 
 def test_heads_of_one_seed_start_from_the_same_backbone(modernbert: Path) -> None:
     """Whether the head was made before the backbone, as the command line may do, or after it."""
     weights = []
+    backbone = BackboneSettings(config=TINY, tokenizer=str(modernbert))
+    text = TextSettings(max_query_length=64, max_passage_length=64)
     for head in HEADS:
-        torch.manual_seed(5)
         pooling, scorer = make_head(head)
-        backbone = Backbone(config=TINY, tokenizer=str(modernbert))
-        module = RetrieverModule(backbone, pooling, scorer, InfoNCE(), TextFormat("", "", 64, 64))
-        weights.append(module.backbone.state_dict())
+        module = RetrieverModule(InfoNCE(), None, backbone, pooling, scorer, text, seed=5)
+        weights.append(module.retriever.backbone.state_dict())
     torch.manual_seed(5)
-    weights.append(Backbone(config=TINY, tokenizer=str(modernbert)).state_dict())
+    built = build_transformer(TINY, AutoTokenizer.from_pretrained(modernbert))
+    weights.append({f"model.{name}": weight for name, weight in built.state_dict().items()})
     for name, weight in weights[0].items():
         assert all(torch.equal(other[name], weight) for other in weights[1:]), name
 
@@ -96,7 +99,7 @@ def test_what_is_logged(modernbert: Path, tmp_path: Path) -> None:
 def test_share_of_truncated_queries(modernbert: Path, tmp_path: Path) -> None:
     shares = []
     for limit in (4, 64):
-        text, recorder = TextFormat(max_query_length=limit, max_passage_length=64), Recorder()
+        text, recorder = TextSettings(max_query_length=limit, max_passage_length=64), Recorder()
         trainer(tmp_path, recorder, max_steps=1).fit(retriever(modernbert, text=text), synthetic_data())
         shares.append(recorder.metrics[0]["train/truncated_queries"])
     assert shares == [1.0, 0.0]
@@ -157,8 +160,8 @@ def test_new_layers_may_learn_at_a_rate_of_their_own(modernbert: Path, tmp_path:
     fit = trainer(tmp_path, max_steps=1)
     fit.fit(module, synthetic_data())
     rates = {id(p): group["lr"] for group in fit.optimizers[0].param_groups for p in group["params"]}
-    assert {rates[id(p)] for p in module.backbone.parameters()} == {1e-4}
-    assert {rates[id(p)] for p in module.pooling.parameters()} == {1e-2}
+    assert {rates[id(p)] for p in module.retriever.backbone.parameters()} == {1e-4}
+    assert {rates[id(p)] for p in module.retriever.pooling.parameters()} == {1e-2}
     assert len(rates) == len(list(module.parameters()))
 
 

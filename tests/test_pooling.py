@@ -1,16 +1,12 @@
 """Poolings against loops over texts, and PyLate's projection read from its folder."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ifir_lightning.errors import InputError
 from ifir_lightning.models.pooling import CLSPooling, LastTokenPooling, MeanPooling, Pooling, TokenProjection
 from ifir_lightning.records import Hidden
 
@@ -80,7 +76,7 @@ def test_pooling_to_one_vector_does_not_look_at_the_skiplist(pooling: Pooling) -
 
 def test_projection_equals_a_loop_over_kept_tokens() -> None:
     pooling = built(dim=4, bias=True)
-    weight, bias = pooling.projection.weight.double(), pooling.projection.bias.double()
+    weight, bias = pooling.layers[0].linear.weight.double(), pooling.layers[0].linear.bias.double()
     expected = []
     for state, keep in zip(hidden().values_TD.double(), hidden().keep_T, strict=True):
         if keep:
@@ -101,13 +97,13 @@ def test_a_text_that_loses_all_its_tokens_has_no_embedding() -> None:
 
 def test_without_normalize_the_projection_is_left_as_it_is() -> None:
     pooling = built(dim=4, normalize=False)
-    expected = hidden().values_TD[hidden().keep_T] @ pooling.projection.weight.T
+    expected = hidden().values_TD[hidden().keep_T] @ pooling.layers[0].linear.weight.T
     torch.testing.assert_close(pooling(hidden()).values_ND, expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_projection_has_a_bias_if_asked(bias: bool) -> None:
-    assert (built(dim=5, bias=bias).projection.bias is not None) == bias
+    assert (built(dim=5, bias=bias).layers[0].linear.bias is not None) == bias
 
 
 def test_token_weights_start_at_exactly_one() -> None:
@@ -130,75 +126,4 @@ def test_without_token_weights_there_are_none() -> None:
     pooling = built()
     assert pooling(hidden()).weights_N is None
     assert not pooling.has_weights
-    assert not hasattr(pooling, "weight")
-
-
-def pylate_folder(folder: Path, bias: bool = False, num_dense: int = 1, **settings: Any) -> Path:
-    """A 6 -> 4 projection as PyLate writes it."""
-    plain = {"in_features": WIDTH, "out_features": 4, "bias": bias, "use_residual": False}
-    plain["activation_function"] = "torch.nn.modules.linear.Identity"
-    (folder / "1_Dense").mkdir()
-    (folder / "1_Dense" / "config.json").write_text(json.dumps(plain | settings))
-    modules = [{"idx": 0, "type": "sentence_transformers.models.Transformer"}]
-    modules += [{"idx": n, "type": "pylate.models.Dense.Dense"} for n in range(1, 1 + num_dense)]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    weights = {"linear.weight": torch.arange(24.0).view(4, WIDTH)} | ({"linear.bias": torch.ones(4)} if bias else {})
-    save_file(weights, folder / "1_Dense" / "model.safetensors")
-    return folder
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_projection_of_a_pylate_folder(tmp_path: Path, bias: bool) -> None:
-    checkpoint = str(pylate_folder(tmp_path, bias))
-    state = built(dim=4, bias=bias, normalize=False, checkpoint=checkpoint)(hidden())
-    expected = hidden().values_TD[hidden().keep_T] @ torch.arange(24.0).view(4, WIDTH).T + float(bias)
-    torch.testing.assert_close(state.values_ND, expected)
-
-
-@pytest.mark.parametrize("settings", [{"dim": 8}, {"dim": 4, "bias": True}], ids=str)
-def test_a_pylate_projection_of_another_shape_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
-    checkpoint = str(pylate_folder(tmp_path))
-    with pytest.raises(
-        InputError, match=r"= \(6, 4, False\), the recipe asks for .*: set model.pooling's dim and bias"
-    ):
-        built(checkpoint=checkpoint, **settings)
-
-
-MORE_THAN_LINEAR = ({"activation_function": "torch.nn.Tanh"}, {"use_residual": True}, {"num_dense": 2})
-
-
-@pytest.mark.parametrize("settings", MORE_THAN_LINEAR, ids=str)
-def test_a_pylate_projection_that_is_more_than_linear_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
-    checkpoint = str(pylate_folder(tmp_path, **settings))
-    with pytest.raises(InputError, match=r"allowed is a plain linear layer: choose another model.pooling.checkpoint"):
-        built(dim=4, checkpoint=checkpoint)
-
-
-@pytest.mark.parametrize("name", ["1_Dense/config.json", "1_Dense/model.safetensors"])
-def test_a_folder_that_is_no_pylate_model_is_refused(tmp_path: Path, name: str) -> None:
-    folder = pylate_folder(tmp_path)
-    (folder / name).unlink()
-    with pytest.raises(InputError, match=rf"has no {name}; allowed is a PyLate folder or hub id: check"):
-        built(dim=4, checkpoint=str(folder))
-
-
-def test_a_pylate_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'.*nowhere' has no readable 1_Dense/config.json .*; allowed is a PyLate"):
-        built(dim=4, checkpoint=str(tmp_path / "nowhere"))
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("1_Dense/config.json", '{"in_features": '),
-        ("1_Dense/config.json", "{}"),
-        ("1_Dense/config.json", "[]"),
-        ("1_Dense/model.safetensors", "half"),
-    ],
-    ids=str,
-)
-def test_an_unreadable_pylate_projection_is_refused(tmp_path: Path, name: str, content: str) -> None:
-    folder = pylate_folder(tmp_path)
-    (folder / name).write_text(content)
-    with pytest.raises(InputError, match=rf"has no readable {name} .*; allowed is a PyLate folder or hub id: check"):
-        built(dim=4, checkpoint=str(folder))
+    assert pooling.weight is None

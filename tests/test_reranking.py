@@ -1,6 +1,7 @@
 """Re-ranking equals a slow loop over listed pairs, whatever is encoded together and on however many ranks."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +40,7 @@ CANDIDATES = {
 
 
 def reranker(module: RetrieverModule, max_tokens: int = 40) -> Reranker:
-    return Reranker(module.encode, module.scorer, module.tokenizer, torch.device("cpu"), max_tokens)
+    return Reranker(module.retriever, max_tokens)
 
 
 def ready(backbone: Path, head: Head) -> RetrieverModule:
@@ -49,8 +50,10 @@ def ready(backbone: Path, head: Head) -> RetrieverModule:
 def slow_run(module: RetrieverModule, head: Head) -> Run:
     """Every text alone, every pair by loops over tokens in float64."""
     with torch.no_grad():
-        queries = {id_: module.encode(module.tokenizer.queries([query])) for id_, query in QUERIES.items()}
-        passages = {id_: module.encode(module.tokenizer.passages([passage])) for id_, passage in PASSAGES.items()}
+        queries = {id_: module.retriever(module.retriever.tokenizer.queries([query])) for id_, query in QUERIES.items()}
+        passages = {
+            id_: module.retriever(module.retriever.tokenizer.passages([passage])) for id_, passage in PASSAGES.items()
+        }
     return {q: {p: slow_score(queries[q], passages[p], head) for p in CANDIDATES[q]} for q in QUERIES}
 
 
@@ -87,14 +90,21 @@ def test_texts_encoded_at_a_time_change_nothing(modernbert: Path, head: Head, mo
             assert run[query_id] == pytest.approx(scores, abs=2e-6)
 
 
+def listen(module: RetrieverModule, heard: Callable[[Tokens], None]) -> None:
+    """Tell ``heard`` of all tokens that are encoded."""
+    forward = module.retriever.forward
+
+    def listening(tokens: Tokens) -> Embeddings:
+        heard(tokens)
+        return forward(tokens)
+
+    module.retriever.forward = listening  # type: ignore[method-assign]
+
+
 def test_no_chunk_exceeds_max_tokens_unless_it_is_one_text(modernbert: Path) -> None:
     module, seen = ready(modernbert, "maxsim"), []
-
-    def encode(tokens: Tokens) -> Embeddings:
-        seen.append(tokens.lengths_B.tolist())
-        return module.encode(tokens)
-
-    replace(reranker(module, max_tokens=20), encode=encode)(QUERIES, PASSAGES, CANDIDATES)
+    listen(module, lambda tokens: seen.append(tokens.lengths_B.tolist()))
+    reranker(module, max_tokens=20)(QUERIES, PASSAGES, CANDIDATES)
     assert all(sum(lengths) <= 20 or len(lengths) == 1 for lengths in seen)
     assert any(sum(lengths) > 20 for lengths in seen)
     assert any(len(lengths) > 1 for lengths in seen)
@@ -105,13 +115,9 @@ def encoded_texts(backbone: Path) -> tuple[Counter[tuple[int, ...]], int]:
     module = ready(backbone, "bi-encoder")
     texts: Counter[tuple[int, ...]] = Counter()
     done: list[int] = []
-
-    def encode(tokens: Tokens) -> Embeddings:
-        texts.update(tuple(part.input_ids_T.tolist()) for part in tokens.split(*[1] * len(tokens)))
-        return module.encode(tokens)
-
+    listen(module, lambda tokens: texts.update(tuple(t.input_ids_T.tolist()) for t in tokens.split(*[1] * len(tokens))))
     reranking.TEXTS_PER_SLICE = SLICE
-    replace(reranker(module), encode=encode)(QUERIES, PASSAGES, CANDIDATES, done.append)
+    reranker(module)(QUERIES, PASSAGES, CANDIDATES, done.append)
     return texts, sum(done)
 
 
@@ -121,7 +127,7 @@ def test_each_listed_passage_is_encoded_once_by_one_rank(
 ) -> None:
     monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", SLICE)  # and restored
     results = [encoded_texts(modernbert)] if num_ranks == 1 else on_ranks(num_ranks, encoded_texts, modernbert)
-    tokenizer = retriever(modernbert).tokenizer
+    tokenizer = retriever(modernbert).retriever.tokenizer
     once = Counter(ids(tokenizer.passages([PASSAGES[f"p{number}"]])) for number in range(NUM_PASSAGES))
     queries = Counter(ids(tokenizer.queries([query])) for query in QUERIES.values())
     assert sum((texts for texts, _ in results), Counter()) == once + Counter(
@@ -152,7 +158,7 @@ def test_the_number_of_ranks_changes_no_bit(modernbert: Path, head: Head, monkey
 def test_the_share_of_passage_tokens_that_the_limit_cut(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", SLICE)
     module = ready(modernbert, "bi-encoder")
-    full = [len(ids(module.tokenizer.passages([PASSAGES[f"p{number}"]]))) for number in range(NUM_PASSAGES)]
-    module.tokenizer.format = replace(module.tokenizer.format, max_passage_length=10)
+    full = [len(ids(module.retriever.tokenizer.passages([PASSAGES[f"p{number}"]]))) for number in range(NUM_PASSAGES)]
+    module.retriever.tokenizer.format = replace(module.retriever.tokenizer.format, max_passage_length=10)
     _, cut = reranker(module)(QUERIES, PASSAGES, CANDIDATES)
     assert cut == sum(max(0, length - 10) for length in full) / sum(full)

@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Passage, Tokens
-from ifir_lightning.text import TextFormat, TextTokenizer
+from ifir_lightning.text import TextTokenizer
+from ifir_lightning.text_format import TextFormat
 
 LONG = "the price of the camera is high, but the battery of the phone lasts two days: buy it (or not)!"
 
@@ -152,7 +153,9 @@ def test_a_limit_of_one_word_is_allowed(tokenizer: PreTrainedTokenizerBase) -> N
 
 
 def test_a_copy_in_another_process_writes_the_same_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    text = TextTokenizer(tokenizer, TextFormat("q ", "p ", 9, 12, (",",)))
+    text = TextTokenizer(
+        tokenizer, TextFormat("q ", "p ", max_query_length=9, max_passage_length=12, passage_skiplist=(",",))
+    )
     copy = pickle.loads(pickle.dumps(text))
     assert one_query(copy, LONG, "cheap") == one_query(text, LONG, "cheap")
     ours, theirs = (each.passages([Passage("p", "t", LONG)]) for each in (text, copy))

@@ -3,7 +3,8 @@
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from ifir_lightning.text import TextFormat, TextTokenizer
+from ifir_lightning.text import TextTokenizer
+from ifir_lightning.text_format import TextFormat
 from ifir_lightning.truncation import QueryCuts, audit_queries
 
 # One letter is one token; [CLS] and [SEP] are two more.

@@ -92,7 +92,7 @@ class FollowIRValidation(Callback):
     def _evaluate(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         """Re-rank every task, write, draw, print; the metrics under their logger names, the same on every rank."""
         assert isinstance(module, RetrieverModule)
-        reranker = Reranker(module.encode, module.scorer, module.tokenizer, module.device, self.max_tokens)
+        reranker = Reranker(module.retriever, self.max_tokens)
         folder = _output_folder(trainer)
         results = []
         for task in self.tasks:
@@ -122,7 +122,7 @@ class FollowIRValidation(Callback):
 
     def _audit(self, module: RetrieverModule, task: Task) -> float:
         """Share of query tokens that the limit cut; the first time, a warning if that costs instructions."""
-        cuts = audit_queries(module.tokenizer, task.queries, task.instructions)
+        cuts = audit_queries(module.retriever.tokenizer, task.queries, task.instructions)
         if task.name not in self._audited and (message := cuts.warning(task.name)):
             rank_zero_warn(message)
         self._audited.add(task.name)

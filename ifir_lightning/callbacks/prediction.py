@@ -57,7 +57,7 @@ class TrecPrediction(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Rank and write."""
         assert isinstance(module, RetrieverModule)
-        reranker = Reranker(module.encode, module.scorer, module.tokenizer, module.device)
+        reranker = Reranker(module.retriever)
         with trainer.precision_plugin.forward_context():
             run, cut = reranker(self.queries, self.passages, self.candidates)
         kept = {

@@ -171,8 +171,7 @@ class EpochLoader:
     def __iter__(self) -> Iterator[Batch]:
         data, trainer = self.data, self.data.trainer
         assert trainer is not None
-        tokenizer = trainer.lightning_module.tokenizer
-        assert isinstance(tokenizer, TextTokenizer)
+        tokenizer: TextTokenizer = trainer.lightning_module.retriever.tokenizer  # type: ignore[union-attr,assignment]
         batches = EpochBatches(data, trainer.current_epoch, tokenizer)
         yield from DataLoader(
             batches,

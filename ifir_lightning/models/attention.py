@@ -32,6 +32,7 @@ class Layout:
         groups: (number of texts, their length), for runs of neighbours of equal length: ``sdpa`` computes each
             run at once, without padding. Texts sorted by length make long runs.
         distance: |i - j| up to the longest text; only ``sdpa`` needs it.
+        attend_T: Tokens that the others of their text see, None for all; only ``sdpa`` can leave some out.
     """
 
     kernel: Kernel
@@ -39,16 +40,18 @@ class Layout:
     max_length: int
     groups: tuple[tuple[int, int], ...]
     distance: Tensor | None
+    attend_T: Tensor | None
 
 
-def make_layout(lengths_B: Tensor, kernel: Kernel, device: torch.device) -> Layout:
-    """The layout of texts of ``lengths_B`` tokens (on the CPU)."""
+def make_layout(lengths_B: Tensor, kernel: Kernel, device: torch.device, attend_T: Tensor | None = None) -> Layout:
+    """The layout of texts of ``lengths_B`` tokens (on the CPU), of which ``attend_T`` are seen by the others."""
+    assert attend_T is None or kernel == "sdpa", f"{kernel} cannot leave tokens unattended"
     cumulative = F.pad(lengths_B.cumsum(0), (1, 0)).to(torch.int32)
     lengths, counts = lengths_B.unique_consecutive(return_counts=True)
     position = torch.arange(int(lengths_B.max()), device=device)
     distance = (position[:, None] - position).abs() if kernel == "sdpa" else None
     groups = tuple(zip(counts.tolist(), lengths.tolist(), strict=True))
-    return Layout(kernel, cumulative.to(device, non_blocking=True), len(position), groups, distance)
+    return Layout(kernel, cumulative.to(device, non_blocking=True), len(position), groups, distance, attend_T)
 
 
 def packed_attention(
@@ -77,13 +80,17 @@ def packed_attention(
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, p: float, window: int | None) -> Tensor:
     sizes = [count * length for count, length in layout.groups]
     parts = (tensor.split(sizes, dim=1) for tensor in (q, k, v))
+    seen = [None] * len(sizes) if layout.attend_T is None else layout.attend_T.split(sizes)
     outputs = []
-    for (count, length), *heads in zip(layout.groups, *parts, strict=True):
+    for (count, length), attend_T, *heads in zip(layout.groups, seen, *parts, strict=True):
         query, key, value = (part.unflatten(1, (count, length)).transpose(0, 1) for part in heads)
         mask = None
         if window is not None and length > window:
             assert layout.distance is not None
             mask = layout.distance[:length, :length] < window
+        if attend_T is not None:
+            attend_B11L = attend_T.view(count, 1, 1, length)
+            mask = attend_B11L if mask is None else mask & attend_B11L
         attended = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=p, scale=scale)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)
@@ -134,11 +141,14 @@ _KERNELS: dict[Kernel, Callable[..., Tensor]] = {
     "varlen": _varlen,
     "sdpa": _sdpa,
 }
+_EXPANSION = "it has no mask, which model.text.query_expansion unattended needs"
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
 
 
-def choose_kernel(attention: Attention, device: torch.device, dtype: torch.dtype, dropout: float) -> Kernel:
-    """The kernel for what the recipe asks, given where and in which precision attention will run.
+def choose_kernel(
+    attention: Attention, device: torch.device, dtype: torch.dtype, dropout: float, unattended: bool = False
+) -> Kernel:
+    """The kernel for what the recipe asks, given where, in which precision and on what attention will run.
 
     Raises:
         InputError: The recipe names a kernel that cannot run there.
@@ -152,12 +162,14 @@ def choose_kernel(attention: Attention, device: torch.device, dtype: torch.dtype
             (not half, f"it computes in bfloat16 or float16, not {dtype}"),
             (old, "it needs an Ampere GPU (compute capability 8.0) or newer"),
             (not flash, "flash-attn is not installed"),
+            (unattended, _EXPANSION),
         ),
         "varlen": _first(
             (device.type != "cuda", f"it needs a CUDA device, not {device.type}"),
             (not half, f"it computes in bfloat16 or float16, not {dtype}"),
             (old, "it needs an Ampere GPU (compute capability 8.0) or newer"),
             (dropout > 0, f"it has no attention dropout, and the checkpoint's is {dropout}"),
+            (unattended, _EXPANSION),
         ),
         "sdpa": None,
     }

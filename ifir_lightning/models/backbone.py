@@ -2,28 +2,41 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ifir_lightning.errors import InputError
-from ifir_lightning.models.attention import PACKED_ATTENTION, Attention, Kernel, choose_kernel, make_layout
+from ifir_lightning.models.attention import Attention, Kernel, choose_kernel, make_layout
+from ifir_lightning.models.transformer import PACKED_MODELS
 from ifir_lightning.records import Hidden, Tokens, segment_rows
 
 _log = logging.getLogger(__name__)
-_PACKED_MODELS = ("modernbert",)
-_COMPUTED_SETTINGS = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta")
-"""Settings that ModernBERT takes but turns into others."""
-_SPECIAL_TOKENS = ("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id")
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """How the transformer comes about and runs.
+
+    Args:
+        config: Instead of a checkpoint: the configuration of transformers for random weights, e.g.
+            ``{model_type: modernbert, hidden_size: 128, ...}``. Vocabulary size and special tokens are those
+            of the tokenizer unless given.
+        tokenizer: Folder or hub id of the tokenizer; by default the checkpoint's.
+        attention: Kernel of packed attention. ``auto`` takes flash-attn, torch's varlen kernel or per-text
+            scaled-dot-product attention, the first that can run.
+        trust_remote_code: Allow a checkpoint to run code of its own.
+        max_padded_tokens: Size of a padded chunk (texts times longest text) for encoders that cannot run packed.
+    """
+
+    config: dict[str, Any] | None = None
+    tokenizer: str | None = None
+    attention: Attention = "auto"
+    trust_remote_code: bool = False
+    max_padded_tokens: int = 16384
 
 
 @final
@@ -32,49 +45,18 @@ class Backbone(nn.Module):
 
     ModernBERT runs packed: all texts of a batch as one sequence, attention within each. Other encoders (BERT,
     MiniLM, ...) are padded in here, in chunks of similar length, and come out packed.
-
-    Args:
-        checkpoint: Folder or hub id with weights and tokenizer.
-        config: Instead of ``checkpoint``: the configuration of transformers for random weights, e.g.
-            ``{model_type: modernbert, hidden_size: 128, ...}``. Vocabulary size and special tokens are those
-            of the tokenizer unless given.
-        tokenizer: Folder or hub id of the tokenizer; by default the checkpoint's.
-        revision: Revision of the checkpoint on the hub.
-        attention: Kernel of packed attention. ``auto`` takes flash-attn, torch's varlen kernel or per-text
-            scaled-dot-product attention, the first that can run.
-        trust_remote_code: Allow a checkpoint to run code of its own.
-        max_padded_tokens: Size of a padded chunk (texts times longest text) for encoders that cannot run packed.
-
-    Raises:
-        InputError: Neither or both of checkpoint and config; a checkpoint that cannot be read.
     """
 
     def __init__(
         self,
-        checkpoint: str | None = None,
-        config: dict[str, Any] | None = None,
-        tokenizer: str | None = None,
-        revision: str | None = None,
-        attention: Attention = "auto",
-        trust_remote_code: bool = False,
-        max_padded_tokens: int = 16384,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: BackboneSettings = BackboneSettings(),
     ) -> None:
         super().__init__()
-        if (checkpoint is None) == (config is None):
-            raise InputError(
-                f"model.backbone has checkpoint {checkpoint!r} and config {config!r}; allowed is exactly one: "
-                "give a checkpoint for trained weights or a config for random ones"
-            )
-        self.attention = attention
-        self.max_padded_tokens = max_padded_tokens
-        options = {"revision": revision, "trust_remote_code": trust_remote_code}
-        self.tokenizer = _load_tokenizer(tokenizer or checkpoint, {} if tokenizer else options)
-        if checkpoint is not None:
-            self.model = _load_model(checkpoint, options)
-        else:
-            assert config is not None
-            self.model = _build_model(config, self.tokenizer)
-        self.packed = self.model.config.model_type in _PACKED_MODELS
+        self.model, self.tokenizer = model, tokenizer
+        self.attention, self.max_padded_tokens = settings.attention, settings.max_padded_tokens
+        self.packed = model.config.model_type in PACKED_MODELS
         self.kernel: Kernel = "sdpa"
 
     @property
@@ -90,18 +72,32 @@ class Backbone(nn.Module):
             return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
         return self.model.config.to_dict().get("max_position_embeddings")
 
-    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Choose the attention kernel for where the model will run, and say which.
+    def add_tokens(self, tokens: list[str]) -> list[str]:
+        """Add those tokens that the vocabulary lacks, with new embeddings; returns them."""
+        vocabulary = self.tokenizer.get_vocab()
+        if lacking := [token for token in dict.fromkeys(tokens) if token not in vocabulary]:
+            self.tokenizer.add_tokens(lacking)
+            if len(self.tokenizer) > self.model.config.vocab_size:
+                self.model.resize_token_embeddings(len(self.tokenizer))
+        return lacking
+
+    def prepare(self, device: torch.device, dtype: torch.dtype, unattended: bool = False) -> None:
+        """Choose the attention kernel for where and on what the model will run, and say which.
+
+        Args:
+            device: Where it will run.
+            dtype: What attention will compute in.
+            unattended: Whether queries will have tokens that the others do not see (``TextFormat``).
 
         Raises:
             InputError: The kernel that the recipe names cannot run there.
         """
         if self.packed:
-            self.kernel = choose_kernel(self.attention, device, dtype, self.model.config.attention_dropout)
+            self.kernel = choose_kernel(self.attention, device, dtype, self.model.config.attention_dropout, unattended)
         elif self.attention not in ("auto", "sdpa"):
             raise InputError(
                 f"model.backbone.attention is {self.attention}, but {self.model.config.model_type} runs padded; "
-                f"allowed are auto and sdpa (packed: {', '.join(_PACKED_MODELS)}): set model.backbone.attention to auto"
+                f"allowed are auto and sdpa (packed: {', '.join(PACKED_MODELS)}): set model.backbone.attention to auto"
             )
         _log.info("attention: %s, %s", self.kernel, "packed" if self.packed else "padded inside the backbone")
 
@@ -115,7 +111,7 @@ class Backbone(nn.Module):
 
     def _run_packed(self, tokens: Tokens) -> Tensor:
         device = tokens.input_ids_T.device
-        layout = make_layout(tokens.lengths_B, self.kernel, device)
+        layout = make_layout(tokens.lengths_B, self.kernel, device, tokens.attend_T)
         position_T = segment_rows(torch.zeros_like(tokens.lengths_B), tokens.lengths_B)
         outputs = self.model(
             input_ids=tokens.input_ids_T.unsqueeze(0),
@@ -134,7 +130,10 @@ class Backbone(nn.Module):
         mask_BL = torch.arange(int(tokens.lengths_B.max()), device=lengths_B.device) < lengths_B[:, None]
         input_ids_BL = torch.full(mask_BL.shape, self.tokenizer.pad_token_id or 0, device=lengths_B.device)
         input_ids_BL[mask_BL] = tokens.input_ids_T
-        outputs = self.model(input_ids=input_ids_BL, attention_mask=mask_BL.long())
+        attend_BL = mask_BL.long()
+        if tokens.attend_T is not None:
+            attend_BL[mask_BL] = tokens.attend_T.long()
+        outputs = self.model(input_ids=input_ids_BL, attention_mask=attend_BL)
         return outputs.last_hidden_state[mask_BL]
 
 
@@ -147,76 +146,3 @@ def _chunk_sizes(lengths: list[int], max_padded_tokens: int) -> Iterator[int]:
             size = 0
         size += 1
     yield size
-
-
-def _load_tokenizer(source: str | None, options: dict[str, Any]) -> PreTrainedTokenizerBase:
-    if source is None:
-        raise InputError(
-            "model.backbone.config comes without a tokenizer; allowed is a folder or hub id: "
-            "set model.backbone.tokenizer"
-        )
-    try:
-        return AutoTokenizer.from_pretrained(source, **options)
-    except Exception as error:  # see _build_model
-        raise _unreadable("tokenizer", source, error) from error
-
-
-def _load_model(checkpoint: str, options: dict[str, Any]) -> PreTrainedModel:
-    try:
-        config = AutoConfig.from_pretrained(checkpoint, **options)
-        model, report = AutoModel.from_pretrained(
-            checkpoint,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=_implementation(config),
-            output_loading_info=True,
-            **options,
-        )
-    except Exception as error:  # see _build_model
-        raise _unreadable("checkpoint", checkpoint, error) from error
-    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
-        raise InputError(
-            f"checkpoint {checkpoint!r} lacks {len(missing)} weights of its {config.model_type}, e.g. {missing[0]}, "
-            "which would be random; allowed is a complete checkpoint: download it anew or choose another"
-        )
-    model.train()  # it comes in eval mode, and Lightning trains in the mode it finds: without dropout
-    return _without_pooler(model, config)
-
-
-def _build_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    ids = {name: getattr(tokenizer, name) for name in _SPECIAL_TOKENS}
-    try:
-        known = {*AutoConfig.for_model(settings["model_type"]).to_dict(), *_COMPUTED_SETTINGS}
-        if unknown := sorted(set(settings) - known):
-            raise ValueError(f"{', '.join(unknown)}: no such setting")
-        config = AutoConfig.for_model(**({"vocab_size": len(tokenizer)} | ids | settings))
-        model = AutoModel.from_config(config, dtype=torch.float32, attn_implementation=_implementation(config))
-    except Exception as error:  # what transformers and torch raise for a bad value has no common base
-        raise InputError(
-            f"model.backbone.config {settings} describes no model ({_first_line(error)}); allowed are the arguments "
-            "of a transformers configuration with its model_type: correct model.backbone.config"
-        ) from error
-    return _without_pooler(model, config)
-
-
-def _implementation(config: PretrainedConfig) -> str:
-    return PACKED_ATTENTION if config.model_type in _PACKED_MODELS else "sdpa"
-
-
-def _without_pooler(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
-    """Drop BERT's pooler: it takes no part in retrieval, and DDP refuses parameters without a gradient."""
-    assert model.config._attn_implementation == _implementation(config), "transformers ignored the attention asked for"
-    if "pooler" in dict(model.named_children()):
-        model.register_module("pooler", None)
-    return model
-
-
-def _unreadable(what: str, source: str, error: Exception) -> InputError:
-    return InputError(
-        f"{what} {source!r} cannot be read ({_first_line(error)}); allowed is a folder of transformers files or "
-        "a hub id: check the name, or download it first where there is no network"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,79 +1,82 @@
-"""Read other libraries' checkpoint folders, local or on the hub."""
+"""Whatever a user may call a checkpoint: a folder of any known layout, a hub id, a run folder, a .ckpt file."""
 
-import json
+import logging
+import re
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from ifir_lightning.errors import InputError
+from ifir_lightning.models.layouts import Checkpoint, read_folder
+from ifir_lightning.models.snapshot import read_snapshot
+
+_log = logging.getLogger(__name__)
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w./-]+)?")
+_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "artifact.metadata")
+_LEFT_OUT = ["onnx/*", "openvino/*", "optimizer*", "checkpoint-*/*"]
 
 
-def read_pylate_projection(checkpoint: str, hidden_size: int, dim: int, bias: bool) -> dict[str, Tensor]:
-    """State dict of the Dense layer of a PyLate checkpoint (``1_Dense``).
+def read_checkpoint(checkpoint: str, trust_remote_code: bool = False) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        checkpoint: A folder of transformers, sentence-transformers, PyLate or Stanford ColBERT; a hub id of one
+            (``owner/name[@revision]``); a run folder or a ``.ckpt`` file of ours.
+        trust_remote_code: Allow it to run code of its own.
 
     Raises:
-        InputError: No such layer, more than one, one of another width, with or without bias, or with an activation.
+        InputError: It is none of these, or is damaged.
     """
-    name = "1_Dense/config.json"
-    settings = _json(checkpoint, name)
-    try:
-        found = (settings["in_features"], settings["out_features"], settings["bias"])
-    except KeyError as error:
-        raise _unreadable(checkpoint, name, error) from error
-    if found != (hidden_size, dim, bias):
+    path = Path(checkpoint)
+    if path.is_file() or (path / "checkpoints").is_dir():
+        return read_snapshot(find_ckpt(checkpoint), checkpoint, trust_remote_code)
+    return read_folder(_folder(checkpoint, trust_remote_code), checkpoint, trust_remote_code)
+
+
+def find_ckpt(run: str) -> Path:
+    """The .ckpt file itself, or the one of a run folder: the best by its monitored metric, else the last.
+
+    Raises:
+        InputError: There is none.
+    """
+    path = Path(run)
+    if path.is_file():
+        return path
+    files = sorted((path / "checkpoints").glob("best-*.ckpt")) or sorted((path / "checkpoints").glob("*.ckpt"))
+    if not files:
         raise InputError(
-            f"the projection of {checkpoint!r} has (in_features, out_features, bias) = {found}, the recipe asks for "
-            f"{(hidden_size, dim, bias)}: set model.pooling's dim and bias to the checkpoint's, or use its backbone"
+            f"checkpoint {run!r} is a run folder without a checkpoints/*.ckpt; allowed is a run that wrote one: "
+            "choose another, or let fit reach its first validation"
         )
-    activation = settings.get("activation_function", "torch.nn.modules.linear.Identity")
-    num_dense = sum(module["type"].endswith("Dense") for module in _json(checkpoint, "modules.json").values())
-    if not activation.endswith("Identity") or settings.get("use_residual") or num_dense != 1:
+    _log.info("%s: taking %s", run, files[-1])
+    return files[-1]
+
+
+def _folder(checkpoint: str, trust_remote_code: bool) -> Path:
+    """A local folder, or the hub's files in the cache: safetensors, and pickle files only where there are none."""
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint)
+    hub_id, _, revision = checkpoint.partition("@")
+    if not _HUB_ID.fullmatch(checkpoint) or Path(checkpoint).suffix in (".ckpt", ".safetensors", ".bin", ".pt"):
         raise InputError(
-            f"the projection of {checkpoint!r} has {num_dense} layers, activation {activation} and use_residual "
-            f"{settings.get('use_residual')}; allowed is a plain linear layer: choose another model.pooling.checkpoint"
+            f"checkpoint {checkpoint!r} does not exist; allowed are a folder, a hub id owner/name[@revision], a run "
+            "folder, or a .ckpt file: check the path"
         )
-    name = "1_Dense/model.safetensors"
     try:
-        weights = load_file(_file(checkpoint, name))
-    except SafetensorError as error:
-        raise _unreadable(checkpoint, name, error) from error
-    return {name.removeprefix("linear."): value.float() for name, value in weights.items()}
-
-
-def _json(checkpoint: str, name: str) -> dict[str, Any]:
-    """The object of a JSON file; a list becomes an object with its positions as keys."""
-    try:
-        content = json.loads(_file(checkpoint, name).read_text(encoding="utf-8"))
-        return {str(key): value for key, value in enumerate(content)} if isinstance(content, list) else dict(content)
-    except (ValueError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise _unreadable(checkpoint, name, error) from error
-
-
-def _file(checkpoint: str, name: str) -> Path:
-    """A file of a checkpoint folder or of a hub repository."""
-    folder = Path(checkpoint)
-    try:
-        path = folder / name if folder.is_dir() else Path(hf_hub_download(checkpoint, name))
+        folder = _download(hub_id, revision, [*_FILES, *(["*.py"] if trust_remote_code else [])])
+        if not any(folder.rglob("*.safetensors")):
+            _download(hub_id, revision, ["*.bin"])
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise _unreadable(checkpoint, name, error) from error
-    if not path.is_file():
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"checkpoint {checkpoint!r} has no {name}; allowed is a PyLate folder or hub id: "
-            "check model.pooling.checkpoint, or leave it out for a new projection"
-        )
-    return path
+            f"checkpoint {checkpoint!r} is no folder and the hub did not give it ({reason}); allowed are a folder, a "
+            "hub id owner/name[@revision], a run folder, or a .ckpt file: check the name, the network and HF_TOKEN"
+        ) from error
+    return folder
 
 
-def _unreadable(checkpoint: str, name: str, error: Exception) -> InputError:
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return InputError(
-        f"checkpoint {checkpoint!r} has no readable {name} ({reason}); allowed is a PyLate folder or hub id: check "
-        "the name, or download it (anew) first"
+def _download(hub_id: str, revision: str, patterns: list[str]) -> Path:
+    return Path(
+        snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns, ignore_patterns=_LEFT_OUT)
     )

@@ -1,0 +1,49 @@
+"""ExportBest: the best checkpoint as a folder for other libraries, at the end of ``fit``."""
+
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from ifir_lightning.export import export_format, write_export
+from ifir_lightning.model_card import model_card, read_history_of
+from ifir_lightning.module import RetrieverModule
+from ifir_lightning.retriever import load_retriever
+
+
+class ExportBest(Callback):
+    """Exports the best checkpoint (the last where none is monitored) into ``<run folder>/export``.
+
+    Args:
+        license: For the model card, an identifier of the hub, e.g. "apache-2.0".
+
+    Raises:
+        InputError: A model that no other library could compute, before training begins.
+    """
+
+    def __init__(self, license: str = "unknown") -> None:
+        self.license = license
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        assert isinstance(module, RetrieverModule)
+        export_format(module.retriever)
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Export, where there is a checkpoint."""
+        checkpoint = _best(trainer)
+        if checkpoint is None:
+            rank_zero_warn("ExportBest: no checkpoint was written, nothing is exported: add a ModelCheckpoint")
+            return
+        output = Path(trainer.default_root_dir) / "export"
+        retriever = load_retriever(checkpoint)
+        card = model_card(retriever, read_history_of(checkpoint), str(output), self.license)
+        write_export(retriever, output, card, overwrite=True)
+
+
+def _best(trainer: Trainer) -> str | None:
+    """File of the best checkpoint, else of the last."""
+    callbacks = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+    callbacks.sort(key=lambda each: each.monitor is None)
+    return next((each.best_model_path for each in callbacks if each.best_model_path), None)

@@ -1,0 +1,263 @@
+"""What the folders of other libraries say: transformers, sentence-transformers, PyLate, Stanford ColBERT.
+
+Sources: sentence-transformers 2 to 6 (``modules.json`` and a folder per module), PyLate 1.6 (the same, a Dense layer
+per token, settings in ``config_sentence_transformers.json``), ColBERTv2 (``artifact.metadata``, ``linear.weight``).
+"""
+
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ifir_lightning.errors import InputError
+from ifir_lightning.models.dense import Activation, Dense
+from ifir_lightning.models.description import rebuild
+from ifir_lightning.models.files import OWN_SETTINGS, TOKEN_WEIGHTS, load_into, read_json, read_tensor
+from ifir_lightning.models.pooling import CLSPooling, LastTokenPooling, MeanPooling, Pooling, Projected, TokenProjection
+from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer
+from ifir_lightning.models.transformer import load_tokenizer, load_transformer
+
+PUNCTUATION = tuple(string.punctuation)
+_POOLINGS: dict[str, Callable[[], Pooling]] = {"cls": CLSPooling, "mean": MeanPooling, "lasttoken": LastTokenPooling}
+_FLAGS = {  # of sentence-transformers before version 6
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+_SCORERS: dict[str, Callable[[], Scorer]] = {"cosine": Cosine, "dot": Dot, "dot_score": Dot, "cos_sim": Cosine}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read: weights, and what it says of everything else.
+
+    Attributes:
+        name: As the user gave it, for messages.
+        transformer: The encoder.
+        tokenizer: Its tokenizer.
+        pooling: Built and with its weights; None where the checkpoint has none, or none that we have.
+        scorer: The same for the scorer.
+        text: Fields of ``TextFormat`` of which the checkpoint speaks.
+        lacks: Why ``pooling`` or ``scorer`` is None, for the message to a recipe that gives none either.
+    """
+
+    name: str
+    transformer: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    pooling: Pooling | None = None
+    scorer: Scorer | None = None
+    text: Mapping[str, Any] = field(default_factory=dict)
+    lacks: str = "it is a plain encoder"
+
+
+def read_folder(folder: Path, name: str, trust_remote_code: bool = False) -> Checkpoint:
+    """The checkpoint in a folder, whose layout decides how it is read; messages call it ``name``."""
+    if (folder / "modules.json").is_file():
+        return _read_modules(folder, name, trust_remote_code)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"checkpoint {name!r} holds neither modules.json nor config.json; allowed are folders of transformers, "
+            "sentence-transformers, PyLate or ColBERT, a run folder, or a .ckpt file: check the path"
+        )
+    parts = load_transformer(str(folder), name, trust_remote_code), load_tokenizer(str(folder), name, trust_remote_code)
+    architectures = read_json(folder / "config.json", name).get("architectures") or []
+    if (folder / "artifact.metadata").is_file() or "HF_ColBERT" in architectures:
+        return _read_stanford(folder, name, *parts)
+    return Checkpoint(name, *parts)
+
+
+def _read_modules(folder: Path, name: str, trust_remote_code: bool) -> Checkpoint:
+    """sentence-transformers or PyLate: modules one after the other, the transformer first."""
+    modules = [
+        (entry["type"], folder / entry["path"])
+        for entry in read_json(folder / "modules.json", name, keys=("type", "path"))["entries"]
+    ]
+    kinds = [module.rpartition(".")[2] for module, _ in modules]
+    known = ("Transformer", "Pooling", "Dense", "Normalize", "MultiVectorMask")
+    if unknown := [module for (module, _), kind in zip(modules, kinds, strict=True) if kind not in known]:
+        raise InputError(
+            f"checkpoint {name!r} has a module {unknown[0]}; allowed are {', '.join(known)}: choose another checkpoint"
+        )
+    if kinds[:1] != ["Transformer"] or kinds.count("Transformer") != 1:
+        raise InputError(
+            f"checkpoint {name!r} has the modules {', '.join(kinds) or 'none'}; allowed is one Transformer, first: "
+            "choose another checkpoint"
+        )
+    said = read_json(folder / "config_sentence_transformers.json", name, optional=True)
+    own = read_json(folder / OWN_SETTINGS, name, optional=True)
+    root = modules[0][1]
+    transformer = load_transformer(str(root), name, trust_remote_code)
+    tokenizer = load_tokenizer(str(root), name, trust_remote_code)
+    settings = _transformer_settings(root, name, tokenizer)
+    layers = [_read_dense(path, name) for kind, (_, path) in zip(kinds, modules, strict=True) if kind == "Dense"]
+    read = Checkpoint(name, transformer, tokenizer)
+    if "MultiVectorMask" in kinds:
+        mask = read_json(modules[kinds.index("MultiVectorMask")][1] / "config.json", name)
+        read = _late_interaction(read, layers, said, _multi_vector_text(said, settings, mask))
+    elif "query_prefix" in said or any(module.startswith("pylate.") for module, _ in modules):
+        weights = folder / TOKEN_WEIGHTS if own.get("token_weights") else None
+        read = _late_interaction(read, layers, said, _pylate_text(said), weights)
+    else:
+        pooling = modules[kinds.index("Pooling")][1] if "Pooling" in kinds else None
+        read = _bi_encoder(read, pooling, layers, "Normalize" in kinds, said, settings)
+    return _with_own_settings(read, own)
+
+
+def _with_own_settings(read: Checkpoint, own: dict[str, Any]) -> Checkpoint:
+    """What the other libraries have no word for stands in a file of ours, where we wrote the folder."""
+    if not own:
+        return read
+    text = own["text"] | {"passage_skiplist": tuple(own["text"]["passage_skiplist"])}
+    return replace(read, scorer=rebuild(own["scorer"]), text=text)
+
+
+def _transformer_settings(root: Path, name: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """``sentence_bert_config.json`` (the middle word varies with the model)."""
+    files = sorted(root.glob("sentence_*_config.json"))
+    settings = read_json(files[0], name) if files else {}
+    if settings.get("do_lower_case") and tokenizer("A")["input_ids"] != tokenizer("a")["input_ids"]:
+        raise InputError(
+            f"checkpoint {name!r} lowers the case of texts before tokenising (do_lower_case in {files[0].name}); "
+            "allowed are tokenizers that do so themselves: add a Lowercase normalizer to its tokenizer.json"
+        )
+    return settings
+
+
+def _bi_encoder(
+    read: Checkpoint, folder: Path | None, layers: list[Dense], normalize: bool, said: dict[str, Any], settings: Any
+) -> Checkpoint:
+    """sentence-transformers: Transformer, Pooling, any number of Dense, perhaps Normalize."""
+    config = read_json(folder / "config.json", read.name) if folder else {}
+    modes = config.get("pooling_mode") or [mode for flag, mode in _FLAGS.items() if config.get(flag)]
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    prompts = {key: value for key, value in (said.get("prompts") or {}).items() if value}
+    default = prompts.get(said.get("default_prompt_name") or "", "")
+    passage = next((prompts[key] for key in ("document", "passage", "corpus") if key in prompts), default)
+    text: dict[str, Any] = {"query_prefix": prompts.get("query", default), "passage_prefix": passage}
+    if limit := settings.get("max_seq_length") or _model_limit(read):
+        text |= {"max_query_length": limit, "max_passage_length": limit}
+    similarity = said.get("similarity_fn_name") or "cosine"
+    scorer = _SCORERS[similarity]() if similarity in _SCORERS else None
+    pooling: Pooling | None = None
+    lacks = f"its similarity is {similarity}"
+    if len(modes) != 1 or modes[0] not in _POOLINGS:
+        lacks = f"its pooling is {'+'.join(modes) or 'none'}"
+    elif prompts and not config.get("include_prompt", True):
+        lacks = "its pooling leaves out the prompt (include_prompt)"
+    else:
+        pooling = _POOLINGS[modes[0]]()
+        pooling = Projected(pooling, layers, normalize) if layers or normalize else pooling
+        pooling.build(read.transformer.config.hidden_size)
+    return replace(read, pooling=pooling, scorer=scorer, text=text, lacks=lacks)
+
+
+def _model_limit(read: Checkpoint) -> int | None:
+    """sentence-transformers' limit where none is written down."""
+    positions = getattr(read.transformer.config, "max_position_embeddings", None)
+    return None if positions is None else min(positions, read.tokenizer.model_max_length)
+
+
+def _pylate_text(said: dict[str, Any]) -> dict[str, Any]:
+    """PyLate's settings; what is null or missing has PyLate's default."""
+    defaults: dict[str, Any] = {
+        "query_prefix": "[Q] ",
+        "document_prefix": "[D] ",
+        "query_length": 32,
+        "document_length": 180,
+        "skiplist_words": PUNCTUATION,
+        "do_query_expansion": True,
+        "attend_to_expansion_tokens": False,
+    }
+    full = defaults | {key: said[key] for key in defaults if said.get(key) is not None}
+    prompt = (said.get("prompts") or {}).get(said.get("default_prompt_name") or "", "")
+    expansion = "attended" if full["attend_to_expansion_tokens"] else "unattended"
+    return {
+        "query_prefix": prompt,
+        "passage_prefix": prompt,
+        "query_marker": full["query_prefix"],
+        "passage_marker": full["document_prefix"],
+        "max_query_length": full["query_length"],
+        "max_passage_length": full["document_length"],
+        "passage_skiplist": tuple(full["skiplist_words"]),
+        "query_expansion": expansion if full["do_query_expansion"] else "none",
+    }
+
+
+def _multi_vector_text(said: dict[str, Any], settings: dict[str, Any], mask: dict[str, Any]) -> dict[str, Any]:
+    """sentence-transformers 6: markers are prompts, limits stand with the transformer."""
+    prompts = said.get("prompts") or {}
+    expansion = settings.get("query_expansion") or {}
+    limits = {
+        "max_query_length": expansion.get("length") or settings.get("query_length"),
+        "max_passage_length": settings.get("document_length"),
+    }
+    return {
+        "query_prefix": prompts.get("query") or "",
+        "passage_prefix": prompts.get("document") or "",
+        "passage_skiplist": tuple(mask.get("skiplist_words") or ()),
+        "query_expansion": ("attended" if expansion["attend"] else "unattended") if expansion else "none",
+    } | {key: value for key, value in limits.items() if value}
+
+
+def _late_interaction(
+    read: Checkpoint, layers: list[Dense], said: dict[str, Any], text: dict[str, Any], weights: Path | None = None
+) -> Checkpoint:
+    """PyLate and sentence-transformers 6: Dense layers for every token; ``weights`` is our file of token weights."""
+    if not layers:
+        raise InputError(
+            f"checkpoint {read.name!r} has no Dense layer, which late interaction needs; allowed are one or more: "
+            "choose another checkpoint, or start from its encoder"
+        )
+    pooling = TokenProjection(layers=layers, token_weights=weights is not None)
+    pooling.build(read.transformer.config.hidden_size)
+    if weights is not None and pooling.weight is not None:
+        load_into(pooling.weight, weights, read.name)
+    scorer = MaxSim("mean" if said.get("similarity_fn_name") == "meanmaxsim" else "sum")
+    return replace(read, pooling=pooling, scorer=scorer, text=text)
+
+
+def _read_dense(folder: Path, name: str) -> Dense:
+    config = read_json(folder / "config.json", name, keys=("in_features", "out_features"))
+    function = config.get("activation_function") or "torch.nn.modules.linear.Identity"
+    activation = function.rpartition(".")[2]
+    if not function.startswith("torch.nn.") or activation not in get_args(Activation):
+        raise InputError(
+            f"checkpoint {name!r} has a Dense layer with activation {function}; allowed are "
+            f"{', '.join(get_args(Activation))} of torch.nn: choose another checkpoint"
+        )
+    widths = config["in_features"], config["out_features"]
+    layer = Dense(*widths, config.get("bias", True), activation, config.get("use_residual", False))  # type: ignore[arg-type]
+    file = "model.safetensors" if (folder / "model.safetensors").is_file() else "pytorch_model.bin"
+    load_into(layer, folder / file, name)
+    return layer
+
+
+def _read_stanford(
+    folder: Path, name: str, transformer: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Checkpoint:
+    """ColBERTv2: ``artifact.metadata`` beside one file with the encoder's weights and ``linear.weight``."""
+    said = read_json(folder / "artifact.metadata", name, optional=True)
+    if said.get("similarity", "cosine") != "cosine":
+        raise InputError(
+            f"checkpoint {name!r} has the similarity {said['similarity']}; allowed is cosine: choose another checkpoint"
+        )
+    weight = read_tensor(folder, "linear.weight", name)
+    layer = Dense(weight.shape[1], weight.shape[0], bias=False)
+    layer.linear.load_state_dict({"weight": weight})
+    pooling = TokenProjection(layers=[layer])
+    pooling.build(transformer.config.hidden_size)
+    text = {
+        "query_marker": said.get("query_token_id") or "[unused0]",
+        "passage_marker": said.get("doc_token_id") or "[unused1]",
+        "max_query_length": said.get("query_maxlen") or 32,
+        "max_passage_length": said.get("doc_maxlen") or 180,
+        "passage_skiplist": PUNCTUATION if said.get("mask_punctuation", True) else (),
+        "query_expansion": "attended" if said.get("attend_to_mask_tokens") else "unattended",
+    }
+    return Checkpoint(name, transformer, tokenizer, pooling, MaxSim("sum"), text)

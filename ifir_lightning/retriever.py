@@ -1,0 +1,264 @@
+"""Retriever: texts -> embeddings -> scores, the same object in training, validation, prediction and a notebook."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ifir_lightning.errors import InputError
+from ifir_lightning.models.backbone import Backbone, BackboneSettings
+from ifir_lightning.models.checkpoints import read_checkpoint
+from ifir_lightning.models.description import describe, phrase
+from ifir_lightning.models.layouts import Checkpoint
+from ifir_lightning.models.pooling import Pooling, TokenProjection
+from ifir_lightning.models.scoring import Scorer
+from ifir_lightning.models.snapshot import snapshot
+from ifir_lightning.models.transformer import build_transformer, load_tokenizer
+from ifir_lightning.records import Embeddings, Passage, Tokens, token_chunks
+from ifir_lightning.text import TextTokenizer
+from ifir_lightning.text_format import TextFormat, TextSettings
+
+_log = logging.getLogger(__name__)
+
+
+class Retriever(nn.Module):
+    """A backbone, a pooling, a scorer and a format of texts that fit each other.
+
+    Args:
+        backbone: The transformer and its tokenizer.
+        pooling: Hidden states -> embeddings; built.
+        scorer: Embeddings -> scores.
+        text: Prefixes, markers, limits.
+        source: What the weights were loaded from; "" for random ones.
+
+    Raises:
+        InputError: A pooling and a scorer that do not fit, a text limit beyond the backbone's positions.
+    """
+
+    def __init__(
+        self, backbone: Backbone, pooling: Pooling, scorer: Scorer, text: TextFormat, source: str = ""
+    ) -> None:
+        super().__init__()
+        _check_fit(pooling, scorer)
+        _check_limits(text, backbone)
+        self.backbone, self.pooling, self.scorer, self.source = backbone, pooling, scorer, source
+        self.tokenizer = TextTokenizer(backbone.tokenizer, text)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.backbone.model.device
+
+    def prepare(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        """Choose the attention kernel for a device and the precision that attention will have there."""
+        self.backbone.prepare(device, dtype, unattended=self.tokenizer.format.query_expansion == "unattended")
+
+    def forward(self, tokens: Tokens) -> Embeddings:
+        """Embeddings of packed texts, on the device of the tokens."""
+        return self.pooling(self.backbone(tokens))
+
+    def encode_queries(
+        self, texts: Sequence[str], instructions: Sequence[str] | None = None, max_tokens: int = 16384
+    ) -> Embeddings:
+        """Embeddings of queries, each with its instruction if there are any.
+
+        Args:
+            texts: The queries.
+            instructions: As many instructions; "" for none.
+            max_tokens: Tokens encoded at a time.
+
+        Raises:
+            InputError: No query, or another number of instructions.
+        """
+        instructions = [""] * len(texts) if instructions is None else instructions
+        if not texts or isinstance(texts, str) or len(instructions) != len(texts):
+            raise InputError(
+                f"encode_queries got {_counted(texts)} queries and {len(instructions)} instructions; allowed are a "
+                "list of one or more queries and as many instructions: pass lists of equal length"
+            )
+        return self.encode(self.tokenizer.queries(zip(texts, instructions, strict=True)), max_tokens)
+
+    def encode_passages(self, texts: Sequence[str | Passage], max_tokens: int = 16384) -> Embeddings:
+        """Embeddings of passages: texts, or ``Passage`` records with titles.
+
+        Args:
+            texts: The passages.
+            max_tokens: Tokens encoded at a time.
+
+        Raises:
+            InputError: No passage.
+        """
+        if not texts or isinstance(texts, str):
+            raise InputError(
+                f"encode_passages got {_counted(texts)} passages; allowed is a list of one or more: pass a list"
+            )
+        passages = [text if isinstance(text, Passage) else Passage("", "", text) for text in texts]
+        return self.encode(self.tokenizer.passages(passages), max_tokens)
+
+    @torch.inference_mode()
+    def score(self, queries: Embeddings | Sequence[str], passages: Embeddings | Sequence[str | Passage]) -> Tensor:
+        """scores_QP, float32: every query against every passage, given as embeddings or as texts."""
+        encoded_queries = queries if isinstance(queries, Embeddings) else self.encode_queries(queries)
+        encoded_passages = passages if isinstance(passages, Embeddings) else self.encode_passages(passages)
+        return self.scorer(encoded_queries, encoded_passages)
+
+    def snapshot(self) -> dict[str, object]:
+        """What a checkpoint carries beside the weights (``models/snapshot.py``)."""
+        return snapshot(self.backbone, self.pooling, self.scorer, self.tokenizer.format, self.source)
+
+    @torch.inference_mode()
+    def encode(self, tokens: Tokens, max_tokens: int = 16384) -> Embeddings:
+        """Embeddings of any number of packed texts, ``max_tokens`` tokens at a time."""
+        chunks = list(token_chunks(tokens.lengths_B, max_tokens))
+        encoded = Embeddings.concat([self(tokens.select(chunk).to(self.device)) for chunk in chunks])
+        return encoded.select(torch.cat(chunks).argsort())
+
+
+def load_retriever(
+    checkpoint: str,
+    pooling: Pooling | None = None,
+    scorer: Scorer | None = None,
+    text: TextSettings = TextSettings(),  # noqa: B008  (frozen)
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+) -> Retriever:
+    """A retriever to use: in evaluation mode, float32.
+
+    Args:
+        checkpoint: As ``model.checkpoint`` in a recipe: a folder, hub id, run folder or .ckpt file.
+        pooling: By default the checkpoint's.
+        scorer: By default the checkpoint's.
+        text: What differs from the checkpoint's format of texts, e.g. ``TextSettings(max_query_length=304)``.
+        device: Where it shall compute.
+        trust_remote_code: Allow the checkpoint to run code of its own.
+
+    Raises:
+        InputError: It cannot be read, or lacks a pooling or scorer that was not given.
+    """
+    backbone = BackboneSettings(trust_remote_code=trust_remote_code)
+    retriever = build_retriever(checkpoint, backbone, pooling, scorer, text).to(device).eval()
+    retriever.prepare(retriever.device)
+    return retriever
+
+
+def build_retriever(
+    checkpoint: str | None,
+    backbone: BackboneSettings,
+    pooling: Pooling | None = None,
+    scorer: Scorer | None = None,
+    text: TextSettings = TextSettings(),  # noqa: B008  (frozen)
+    seed: int = 0,
+) -> Retriever:
+    """A retriever in training mode: what the checkpoint says, unless an argument says otherwise.
+
+    Every difference is logged. New layers and tokens are drawn from ``seed``, whatever was drawn before.
+
+    Raises:
+        InputError: Neither or both of a checkpoint and ``backbone.config``; parts that are missing or do not fit.
+    """
+    with _seeded(seed):
+        read = _read(checkpoint, backbone)
+        if checkpoint is not None:
+            torch.manual_seed(seed)
+        model = Backbone(read.transformer, read.tokenizer, backbone)
+        chosen_pooling, chosen_scorer = _choose(read, pooling, scorer)
+        if pooling is not None:
+            pooling.build(model.hidden_size, read.pooling)
+        text_format = text.over(_within(read, model))
+        markers = [marker for marker in (text_format.query_marker, text_format.passage_marker) if marker]
+        added = model.add_tokens(markers)
+    differences = [*_replaced(read, pooling, scorer), *text.differences(read.text)]
+    differences += [f"token {token!r} is new, with a random embedding (seed {seed})" for token in added]
+    if isinstance(chosen_pooling, TokenProjection) and chosen_pooling.is_new:
+        widths = f"{model.hidden_size} -> {chosen_pooling.width}"
+        differences.append(f"the projection {widths} is new, with random weights (seed {seed})")
+    for difference in differences:
+        _log.info("%s: %s", read.name, difference)
+    return Retriever(model, chosen_pooling, chosen_scorer, text_format, checkpoint or "")
+
+
+def _read(checkpoint: str | None, backbone: BackboneSettings) -> Checkpoint:
+    if (checkpoint is None) == (backbone.config is None):
+        raise InputError(
+            f"model.checkpoint is {checkpoint!r} and model.backbone.config {backbone.config!r}; allowed is exactly "
+            "one: give a checkpoint for trained weights or a config for random ones"
+        )
+    tokenizer = None if backbone.tokenizer is None else load_tokenizer(backbone.tokenizer, backbone.tokenizer)
+    if checkpoint is not None:
+        read = read_checkpoint(checkpoint, backbone.trust_remote_code)
+        return read if tokenizer is None else replace(read, tokenizer=tokenizer)
+    if tokenizer is None:
+        raise InputError(
+            "model.backbone.config comes without a tokenizer; allowed is a folder or hub id: "
+            "set model.backbone.tokenizer"
+        )
+    assert backbone.config is not None
+    model = build_transformer(backbone.config, tokenizer)
+    return Checkpoint("model.backbone.config", model, tokenizer, lacks="it is a configuration")
+
+
+def _choose(read: Checkpoint, pooling: Pooling | None, scorer: Scorer | None) -> tuple[Pooling, Scorer]:
+    """The recipe's parts, else the checkpoint's."""
+    chosen_pooling, chosen_scorer = pooling or read.pooling, scorer or read.scorer
+    if chosen_pooling is None or chosen_scorer is None:
+        lacking = "model.pooling" if chosen_pooling is None else "model.scorer"
+        raise InputError(
+            f"{read.name!r} gives no {lacking} ({read.lacks}) and neither does the recipe; allowed are the classes of "
+            f"ifir_lightning.models or your own, e.g. {'MeanPooling' if chosen_pooling is None else 'Cosine'}: "
+            f"set {lacking}"
+        )
+    return chosen_pooling, chosen_scorer
+
+
+def _replaced(read: Checkpoint, pooling: Pooling | None, scorer: Scorer | None) -> Iterator[str]:
+    """Parts of the checkpoint that the recipe replaces by others."""
+    for name, old, new in (("pooling", read.pooling, pooling), ("scorer", read.scorer, scorer)):
+        if old is not None and new is not None and describe(new) != describe(old):
+            yield f"{name} {phrase(describe(old))} in the checkpoint, {phrase(describe(new))} in the recipe"
+
+
+def _within(read: Checkpoint, model: Backbone) -> dict[str, object]:
+    """What the checkpoint says of texts; where it says nothing, limits are ours, within the model's positions."""
+    longest = model.max_length
+    names = ("max_query_length", "max_passage_length")
+    ours = {name: getattr(TextFormat(), name) for name in names}
+    return {name: limit if longest is None else min(limit, longest) for name, limit in ours.items()} | dict(read.text)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Random numbers from ``seed`` inside; outside, as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _counted(texts: Sequence[object]) -> str:
+    return f"the text {texts!r} as" if isinstance(texts, str) else str(len(texts))
+
+
+def _check_fit(pooling: Pooling, scorer: Scorer) -> None:
+    names = f"model.scorer {type(scorer).__name__}", f"model.pooling {type(pooling).__name__}"
+    if scorer.one_per_text and not pooling.one_per_text:
+        raise InputError(
+            f"{names[0]} compares one vector per text, but {names[1]} gives one per token; allowed with it are "
+            "MeanPooling, CLSPooling and LastTokenPooling: change the pooling, or take MaxSim as scorer"
+        )
+    if scorer.needs_weights != pooling.has_weights:
+        raise InputError(
+            f"{names[0]} {'needs' if scorer.needs_weights else 'does not use'} token weights, but {names[1]} "
+            f"{'gives none' if scorer.needs_weights else 'learns them'}; allowed are WeightedMaxSim with "
+            "TokenProjection(token_weights=true) and every other scorer without: set token_weights or the scorer"
+        )
+
+
+def _check_limits(text: TextFormat, backbone: Backbone) -> None:
+    for name in ("max_query_length", "max_passage_length"):
+        if backbone.max_length is not None and getattr(text, name) > backbone.max_length:
+            raise InputError(
+                f"model.text.{name} is {getattr(text, name)}, but the backbone has {backbone.max_length} positions; "
+                f"allowed are up to {backbone.max_length}: lower model.text.{name}"
+            )
