@@ -67,11 +67,15 @@ def export_format(retriever: Retriever, wanted: Format | None = None) -> Format:
         )
     if isinstance(pooling, Projected) and any(layer.use_residual for layer in dense_layers(pooling.layers)):
         raise _refusal("a Dense layer with a residual after pooling", "layers with use_residual false")
-    if late:
-        _markers(retriever)
-    elif retriever.tokenizer.format.query_marker or retriever.tokenizer.format.passage_marker:
+    text = retriever.tokenizer.format
+    if late and (text.query_prefix or text.passage_prefix):
+        raise _refusal(
+            f"the prefixes {text.query_prefix!r} and {text.passage_prefix!r}, which PyLate does not apply by itself",
+            "markers: train with model.text.query_marker and passage_marker",
+        )
+    if not late and (text.query_marker or text.passage_marker):
         raise _refusal("a marker before one vector per text", "prefixes: set query_prefix and passage_prefix")
-    elif retriever.tokenizer.format.query_expansion != "none":
+    if not late and text.query_expansion != "none":
         raise _refusal("query expansion before one vector per text", "model.text.query_expansion none")
     return possible
 
@@ -89,6 +93,13 @@ def losses(retriever: Retriever) -> list[str]:
         lost.append(
             "The score is the mean over query tokens, PyLate's the sum: theirs is larger by the number of query "
             "tokens, and ranks the passages of a query the same."
+        )
+    tokenizer = retriever.tokenizer.tokenizer
+    unknown = [word for word in text.passage_skiplist if word not in tokenizer.get_vocab()]
+    if isinstance(retriever.pooling, TokenProjection) and unknown:
+        lost.append(
+            f"The skiplist names {unknown[0]!r}, which is no token: PyLate and ifir_lightning drop every unknown token "
+            "of a passage for it, sentence-transformers 6 does not."
         )
     limits = text.max_query_length, text.max_passage_length
     if not isinstance(retriever.pooling, TokenProjection) and limits[0] != limits[1]:
@@ -149,13 +160,12 @@ def _write_pylate(retriever: Retriever, folder: Path) -> None:
     for number, layer in enumerate(dense_layers(pooling.layers), start=1):
         _write_dense(layer, folder / f"{number}_Dense", {"use_residual": layer.use_residual})
         modules.append((f"{number}_Dense", "pylate.models.Dense.Dense"))
-    query_marker, passage_marker = _markers(retriever)
     settings = {
         "model_type": "ColBERT",
         "prompts": {"query": "", "document": ""},
         "similarity_fn_name": "MaxSim",
-        "query_prefix": query_marker,
-        "document_prefix": passage_marker,
+        "query_prefix": text.query_marker,
+        "document_prefix": text.passage_marker,
         "query_length": text.max_query_length,
         "document_length": text.max_passage_length,
         "skiplist_words": list(text.passage_skiplist),
@@ -221,18 +231,6 @@ def _write_dense(layer: Dense, folder: Path, more: dict[str, Any]) -> None:
 
 def _weights(module: nn.Module) -> dict[str, Any]:
     return {name: value.contiguous() for name, value in module.state_dict().items()}
-
-
-def _markers(retriever: Retriever) -> tuple[str, str]:
-    """PyLate's markers; a prefix that is one added token is one too."""
-    text, added = retriever.tokenizer.format, retriever.tokenizer.tokenizer.get_added_vocab()
-    pairs = ((text.query_marker, text.query_prefix), (text.passage_marker, text.passage_prefix))
-    if any(prefix and (marker or prefix not in added) for marker, prefix in pairs):
-        raise _refusal(
-            f"the prefixes {text.query_prefix!r} and {text.passage_prefix!r}, which PyLate does not apply by itself",
-            "markers: train with model.text.query_marker and passage_marker",
-        )
-    return pairs[0][0] or pairs[0][1], pairs[1][0] or pairs[1][1]
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -136,8 +136,8 @@ class TextTokenizer:
 
 
 def _joined(prefix: str, first: str, second: str) -> str:
-    """Query and instruction, or title and text, without white space around them or around the whole."""
-    return (prefix + f"{first} {second}".strip()).strip()
+    """Query and instruction, or title and text, behind their prefix; no white space around the whole."""
+    return (prefix + " ".join(part for part in (first, second) if part)).strip()
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, list[int]]:

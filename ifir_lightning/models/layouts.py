@@ -4,6 +4,7 @@ Sources: sentence-transformers 2 to 6 (``modules.json`` and a folder per module)
 per token, settings in ``config_sentence_transformers.json``), ColBERTv2 (``artifact.metadata``, ``linear.weight``).
 """
 
+import logging
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from ifir_lightning.models.pooling import CLSPooling, LastTokenPooling, MeanPool
 from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer
 from ifir_lightning.models.transformer import load_tokenizer, load_transformer
 
+_log = logging.getLogger(__name__)
 PUNCTUATION = tuple(string.punctuation)
 _POOLINGS: dict[str, Callable[[], Pooling]] = {"cls": CLSPooling, "mean": MeanPooling, "lasttoken": LastTokenPooling}
 _FLAGS = {  # of sentence-transformers before version 6
@@ -99,7 +101,7 @@ def _read_modules(folder: Path, name: str, trust_remote_code: bool) -> Checkpoin
     read = Checkpoint(name, transformer, tokenizer)
     if "MultiVectorMask" in kinds:
         mask = read_json(modules[kinds.index("MultiVectorMask")][1] / "config.json", name)
-        read = _late_interaction(read, layers, said, _multi_vector_text(said, settings, mask))
+        read = _late_interaction(read, layers, said, _multi_vector_text(read, said, settings, mask))
     elif "query_prefix" in said or any(module.startswith("pylate.") for module, _ in modules):
         weights = folder / TOKEN_WEIGHTS if own.get("token_weights") else None
         read = _late_interaction(read, layers, said, _pylate_text(said), weights)
@@ -137,9 +139,13 @@ def _bi_encoder(
     modes = config.get("pooling_mode") or [mode for flag, mode in _FLAGS.items() if config.get(flag)]
     modes = [modes] if isinstance(modes, str) else list(modes)
     prompts = {key: value for key, value in (said.get("prompts") or {}).items() if value}
-    default = prompts.get(said.get("default_prompt_name") or "", "")
-    passage = next((prompts[key] for key in ("document", "passage", "corpus") if key in prompts), default)
-    text: dict[str, Any] = {"query_prefix": prompts.get("query", default), "passage_prefix": passage}
+    if others := sorted(set(prompts) - {"query", "document"}):
+        _log.warning(
+            "%s: its prompts %s are not applied, as in encode_query and encode_document of sentence-transformers; "
+            "model.text.query_prefix and passage_prefix set them",
+            *(read.name, ", ".join(others)),
+        )
+    text: dict[str, Any] = {"query_prefix": prompts.get("query", ""), "passage_prefix": prompts.get("document", "")}
     if limit := settings.get("max_seq_length") or _model_limit(read):
         text |= {"max_query_length": limit, "max_passage_length": limit}
     similarity = said.get("similarity_fn_name") or "cosine"
@@ -189,17 +195,20 @@ def _pylate_text(said: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _multi_vector_text(said: dict[str, Any], settings: dict[str, Any], mask: dict[str, Any]) -> dict[str, Any]:
-    """sentence-transformers 6: markers are prompts, limits stand with the transformer."""
-    prompts = said.get("prompts") or {}
+def _multi_vector_text(
+    read: Checkpoint, said: dict[str, Any], settings: dict[str, Any], mask: dict[str, Any]
+) -> dict[str, Any]:
+    """sentence-transformers 6: markers are prompts that are one added token, limits stand with the transformer."""
+    prompts, added = said.get("prompts") or {}, read.tokenizer.get_added_vocab()
+    query, passage = prompts.get("query") or "", prompts.get("document") or ""
     expansion = settings.get("query_expansion") or {}
     limits = {
         "max_query_length": expansion.get("length") or settings.get("query_length"),
         "max_passage_length": settings.get("document_length"),
     }
     return {
-        "query_prefix": prompts.get("query") or "",
-        "passage_prefix": prompts.get("document") or "",
+        "query_marker" if query in added else "query_prefix": query,
+        "passage_marker" if passage in added else "passage_prefix": passage,
         "passage_skiplist": tuple(mask.get("skiplist_words") or ()),
         "query_expansion": ("attended" if expansion["attend"] else "unattended") if expansion else "none",
     } | {key: value for key, value in limits.items() if value}
