@@ -1,0 +1,397 @@
+"""What ``model.checkpoint`` may be beyond the recorded folders, and what is said of what it may not be."""
+
+import json
+import logging
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import random_tokens
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from small import HEADS, Head, make_head, retriever, synthetic_data, trainer
+
+from ifir_lightning import Retriever, load_retriever
+from ifir_lightning.errors import InputError
+from ifir_lightning.export import write_export
+from ifir_lightning.models import checkpoints
+from ifir_lightning.models.checkpoints import read_checkpoint
+from ifir_lightning.models.dense import Dense
+from ifir_lightning.models.pooling import CLSPooling, MeanPooling, Pooling, Projected, TokenProjection
+from ifir_lightning.models.scoring import Cosine, MaxSim, WeightedMaxSim
+from ifir_lightning.records import Embeddings, Hidden
+from ifir_lightning.text_format import TextSettings
+
+TEXTS = (["a quiet hotel", "the garden near the harbour"], ["breakfast and walks", "", "no hotel, no cost!"])
+
+
+def scores(model: Retriever) -> torch.Tensor:
+    return model.score(*TEXTS)
+
+
+@pytest.fixture
+def late(modernbert: Path, tmp_path: Path) -> Path:
+    """A PyLate folder."""
+    text = TextSettings("", "", "[Q] ", "[D] ", 32, 48, (",", "!"), "none")
+    write_export(load_retriever(str(modernbert), TokenProjection(dim=8), MaxSim(), text), tmp_path / "late", card="")
+    return tmp_path / "late"
+
+
+@pytest.fixture
+def dense(modernbert: Path, tmp_path: Path) -> Path:
+    """A sentence-transformers folder with a Dense layer and limits of 40."""
+    pooling = Projected(MeanPooling(), [Dense(32, 12, activation="Tanh")], normalize=True)
+    text = TextSettings(max_query_length=40, max_passage_length=40)
+    write_export(load_retriever(str(modernbert), pooling, Cosine(), text), tmp_path / "dense", card="")
+    (tmp_path / "dense" / "ifir_lightning.json").unlink()
+    return tmp_path / "dense"
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_run_is_read_from_its_folder_and_from_its_file(head: Head, modernbert: Path, tmp_path: Path) -> None:
+    module = retriever(modernbert, head)
+    fit = trainer(tmp_path / "run", max_steps=2, enable_checkpointing=True)
+    fit.fit(module, synthetic_data())
+    file = tmp_path / "run" / "checkpoints" / "best-00000002.ckpt"
+    fit.save_checkpoint(file)
+    alone = shutil.copy(file, tmp_path / "moved.ckpt")
+    module.retriever.eval()
+    for name in (tmp_path / "run", file, alone):
+        read = load_retriever(str(name))
+        assert read.tokenizer.format == module.retriever.tokenizer.format
+        assert torch.equal(scores(read), scores(module.retriever))
+
+
+def test_of_a_run_the_best_is_taken_then_the_last(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"a run folder without a checkpoints/\*.ckpt; allowed is a run that wrote"):
+        checkpoints.find_ckpt(str(tmp_path))
+    for name in ("last.ckpt", "best-00000100.ckpt", "best-00000200.ckpt"):
+        (folder / name).write_bytes(b"")
+    assert checkpoints.find_ckpt(str(tmp_path)).name == "best-00000200.ckpt"
+    for path in folder.glob("best*"):
+        path.unlink()
+    assert checkpoints.find_ckpt(str(tmp_path)).name == "last.ckpt"
+
+
+def test_a_run_starts_from_a_run_with_another_head(modernbert: Path, tmp_path: Path) -> None:
+    module = retriever(modernbert, "maxsim")
+    fit = trainer(tmp_path, max_steps=1)
+    fit.fit(module, synthetic_data())
+    fit.save_checkpoint(tmp_path / "run.ckpt")
+    bi_encoder = load_retriever(str(tmp_path / "run.ckpt"), MeanPooling(), Cosine())
+    tokens = random_tokens([5, 3])
+    module.eval()
+    ours = bi_encoder.encode(tokens).values_ND
+    assert torch.equal(ours, MeanPooling()(module.retriever.backbone(tokens)).values_ND)
+    weighted = load_retriever(str(tmp_path / "run.ckpt"), TokenProjection(token_weights=True), WeightedMaxSim("mean"))
+    torch.testing.assert_close(scores(weighted), scores(load_retriever(str(tmp_path / "run.ckpt"))))
+
+
+def test_a_checkpoint_without_a_retriever_or_with_half_of_one(modernbert: Path, tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "global_step": 0}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match=r"other.ckpt' holds no retriever; allowed are checkpoints that fit wrote"):
+        load_retriever(str(tmp_path / "other.ckpt"))
+    fit = trainer(tmp_path, max_steps=1)
+    fit.fit(retriever(modernbert), synthetic_data())
+    fit.save_checkpoint(tmp_path / "run.ckpt")
+    content = torch.load(tmp_path / "run.ckpt", weights_only=True)
+    content["state_dict"].popitem()
+    torch.save(content, tmp_path / "half.ckpt")
+    with pytest.raises(InputError, match=r"half.ckpt' does not hold the weights that it describes \(.*Missing key"):
+        load_retriever(str(tmp_path / "half.ckpt"))
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "run.ckpt").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"cut.ckpt' has no readable .*cut.ckpt"):
+        load_retriever(str(tmp_path / "cut.ckpt"))
+
+
+class Malicious:
+    """Runs code when it is unpickled without care."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (os.mkdir, (str(self.witness),))
+
+
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "1_Dense/pytorch_model.bin", "run.ckpt"])
+def test_a_pickle_runs_no_code(late: Path, file: str, tmp_path: Path) -> None:
+    (late / file).with_name("model.safetensors").unlink(missing_ok=True)
+    with (late / file).open("wb") as stream:
+        pickle.dump(Malicious(tmp_path / "witness"), stream, protocol=2)
+    with pytest.raises(InputError, match=r"cannot be read|has no readable"):
+        load_retriever(str(late / file) if file.endswith("ckpt") else str(late))
+    assert not (tmp_path / "witness").exists()
+    with (late / file).open("rb") as stream:
+        pickle.load(stream)
+    assert (tmp_path / "witness").exists(), "the pickle does no harm even without care"
+
+
+def test_a_dense_layer_from_a_pickle_equals_that_from_safetensors(late: Path) -> None:
+    expected = scores(load_retriever(str(late)))
+    file = late / "1_Dense" / "model.safetensors"
+    torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+    file.unlink()
+    assert torch.equal(scores(load_retriever(str(late))), expected)
+
+
+class Doubled(MeanPooling):
+    """A pooling of a stranger."""
+
+    def __init__(self, factor: float = 2.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, hidden: Hidden) -> Embeddings:
+        pooled = super().forward(hidden)
+        return Embeddings(pooled.lengths_B, self.factor * pooled.values_ND)
+
+
+class Forgetful(MeanPooling):
+    """A pooling that does not keep its argument."""
+
+    def __init__(self, factor: float = 2.0) -> None:
+        super().__init__()
+
+
+def save_run(module: Any, file: Path) -> str:
+    fit = trainer(file.parent, max_steps=1)
+    fit.fit(module, synthetic_data())
+    fit.save_checkpoint(file)
+    return str(file)
+
+
+def test_a_strangers_pooling_is_stored_and_runs_only_when_trusted(modernbert: Path, tmp_path: Path) -> None:
+    module = retriever(modernbert, pooling=Doubled(3.0))
+    name = save_run(module, tmp_path / "run.ckpt")
+    with pytest.raises(InputError, match=r"names the class test_checkpoints.Doubled, .*trust_remote_code to true"):
+        load_retriever(name)
+    read = load_retriever(name, trust_remote_code=True)
+    assert isinstance(read.pooling, Doubled)
+    assert read.pooling.factor == 3.0
+
+
+def test_a_pooling_that_forgets_its_arguments_is_refused_before_training(modernbert: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Forgetful cannot be stored .*: set self.factor"):
+        save_run(retriever(modernbert, pooling=Forgetful()), tmp_path / "run.ckpt")
+
+
+def test_no_class_but_a_part_is_made(modernbert: Path, tmp_path: Path) -> None:
+    name = save_run(retriever(modernbert), tmp_path / "run.ckpt")
+    content = torch.load(name, weights_only=True)
+    content["retriever"]["pooling"] = {"class_path": "ifir_lightning.trec.read_run", "init_args": {}}
+    torch.save(content, name)
+    with pytest.raises(InputError, match=r"ifir_lightning.trec.read_run with {}, which cannot be made"):
+        load_retriever(name, trust_remote_code=True)
+
+
+def test_every_difference_is_logged_in_one_line(late: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="ifir_lightning.retriever"):
+        text = TextSettings(max_query_length=64, max_passage_length=48, query_prefix="q: ", passage_skiplist=())
+        load_retriever(str(late), scorer=MaxSim("mean"), text=text)
+    lines = [record.getMessage().removeprefix(f"{late}: ") for record in caplog.records]
+    assert lines == [
+        "scorer MaxSim(reduction=sum) in the checkpoint, MaxSim(reduction=mean) in the recipe",
+        "query prefix '' in the checkpoint, 'q: ' in the recipe",
+        "query limit 32 in the checkpoint, 64 in the recipe",
+        "passage skiplist of 2 words in the checkpoint, of 0 words in the recipe",
+    ]
+
+
+def test_what_the_recipe_repeats_is_no_difference(late: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="ifir_lightning.retriever"):
+        read = load_retriever(
+            str(late), TokenProjection(dim=8), MaxSim(), TextSettings(max_query_length=32, query_marker="[Q] ")
+        )
+    assert caplog.records == []
+    assert torch.equal(scores(read), scores(load_retriever(str(late))))
+
+
+def test_a_new_projection_is_seeded_and_said(dense: Path, late: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = []
+    with caplog.at_level(logging.INFO, logger="ifir_lightning.retriever"):
+        for noise in (0, 1):
+            torch.manual_seed(noise)
+            made.append(load_retriever(str(dense), TokenProjection(dim=16), MaxSim()))
+    assert torch.equal(scores(made[0]), scores(made[1]))
+    assert f"{dense}: the projection 32 -> 16 is new, with random weights (seed 0)" in caplog.text.replace("\n", " ")
+    assert not load_retriever(str(late), TokenProjection(token_weights=True), WeightedMaxSim()).pooling.is_new
+    assert load_retriever(str(late), TokenProjection(dim=4), MaxSim()).pooling.is_new
+
+
+def test_a_marker_that_the_tokenizer_lacks_becomes_a_token(modernbert: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = load_retriever(str(modernbert), TokenProjection(), MaxSim())
+    with caplog.at_level(logging.INFO, logger="ifir_lightning.retriever"):
+        text = TextSettings(query_marker="[Q] ", passage_marker="[D] ")
+        marked = load_retriever(str(modernbert), TokenProjection(), MaxSim(), text)
+    assert "token '[Q] ' is new, with a random embedding (seed 0)" in caplog.text
+    size = len(plain.backbone.tokenizer)
+    assert marked.backbone.model.get_input_embeddings().num_embeddings == size + 2
+    (first,) = plain.tokenizer.queries([("a hotel", "")]).split(1)
+    (second,) = marked.tokenizer.queries([("a hotel", "")]).split(1)
+    assert second.input_ids_T.tolist() == [first.input_ids_T[0], size, *first.input_ids_T[1:].tolist()]
+    with pytest.raises(InputError, match=r"query_marker is '\[Q\] ', which is no token"):
+        type(plain.tokenizer)(plain.backbone.tokenizer, marked.tokenizer.format)
+
+
+def test_what_a_checkpoint_lacks_is_asked_for(modernbert: Path, dense: Path) -> None:
+    with pytest.raises(InputError, match=r"gives no model.pooling \(it is a plain encoder\) .*: set model.pooling"):
+        load_retriever(str(modernbert))
+    with pytest.raises(InputError, match=r"gives no model.scorer \(it is a plain encoder\) .*: set model.scorer"):
+        load_retriever(str(modernbert), MeanPooling())
+    edit(dense / "1_Pooling" / "config.json", pooling_mode_max_tokens=True)
+    with pytest.raises(InputError, match=r"gives no model.pooling \(its pooling is mean\+max\)"):
+        load_retriever(str(dense))
+    edit(dense / "config_sentence_transformers.json", similarity_fn_name="euclidean")
+    with pytest.raises(InputError, match=r"gives no model.scorer"):
+        load_retriever(str(dense), CLSPooling())
+    assert isinstance(load_retriever(str(dense), CLSPooling(), Cosine()).pooling, CLSPooling)
+
+
+def test_a_prompt_that_pooling_leaves_out_is_not_pretended(dense: Path) -> None:
+    edit(dense / "1_Pooling" / "config.json", include_prompt=False)
+    load_retriever(str(dense))
+    edit(dense / "config_sentence_transformers.json", prompts={"query": "q: "})
+    with pytest.raises(InputError, match=r"its pooling leaves out the prompt \(include_prompt\)"):
+        load_retriever(str(dense))
+
+
+def test_the_limit_of_a_checkpoint_that_names_none(dense: Path) -> None:
+    (dense / "sentence_bert_config.json").unlink()
+    edit(dense / "tokenizer_config.json", model_max_length=77)
+    assert load_retriever(str(dense)).tokenizer.format.max_query_length == 77
+    edit(dense / "tokenizer_config.json", model_max_length=10**30)
+    assert load_retriever(str(dense)).tokenizer.format.max_passage_length == 512
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def drop_row(path: Path) -> None:
+    save_file({name: value[:-1].contiguous() for name, value in load_file(path).items()}, path)
+
+
+FAULTS: dict[str, tuple[Any, str]] = {
+    "cut weights": (lambda f: cut(f / "model.safetensors"), r"cannot be read"),
+    "cut projection": (lambda f: cut(f / "1_Dense/model.safetensors"), r"no readable 1_Dense/model.safetensors"),
+    "no projection weights": (lambda f: (f / "1_Dense/model.safetensors").unlink(), r"no readable 1_Dense/pytorch_mo"),
+    "width": (lambda f: drop_row(f / "1_Dense/model.safetensors"), r"holds .*\(7, 32\).*describes .*\(8, 32\)"),
+    "settings": (lambda f: (f / "1_Dense/config.json").write_text("{"), r"no readable 1_Dense/config.json"),
+    "a setting": (lambda f: (f / "1_Dense/config.json").write_text("{}"), r"config.json \(it has no in_features\)"),
+    "activation": (
+        lambda f: edit(f / "1_Dense/config.json", activation_function="os.system"),
+        r"activation os.system; allowed are Identity, Tanh",
+    ),
+    "modules": (lambda f: (f / "modules.json").write_text("[]"), r"has the modules none; allowed is one Transformer"),
+    "module": (
+        lambda f: (f / "modules.json").write_text('[{"type": "evil.Module", "path": ""}]'),
+        r"has a module evil.Module; allowed are Transformer, Pooling",
+    ),
+    "token weights": (
+        lambda f: edit(f / "ifir_lightning.json", token_weights=True),
+        r"no readable late/token_weights.safetensors",
+    ),
+    "nothing": (
+        lambda f: [path.unlink() for path in f.glob("*.json")],
+        r"holds neither modules.json nor config.json; allowed are folders of transformers",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_folder(fault: str, late: Path) -> None:
+    damage, expected = FAULTS[fault]
+    damage(late)
+    with pytest.raises(InputError, match=expected) as error:
+        read_checkpoint(str(late))
+    assert len(str(error.value).splitlines()) == 1
+    assert "late" in str(error.value)
+
+
+def test_a_projection_for_another_backbone(late: Path) -> None:
+    edit(late / "1_Dense" / "config.json", in_features=48)
+    save_file({"linear.weight": torch.zeros(8, 48)}, late / "1_Dense" / "model.safetensors")
+    with pytest.raises(InputError, match=r"layer 1 of model.pooling takes vectors of 48, but the backbone gives 32"):
+        read_checkpoint(str(late))
+
+
+def test_a_pylate_folder_without_a_projection(late: Path) -> None:
+    modules = json.loads((late / "modules.json").read_text())
+    (late / "modules.json").write_text(json.dumps(modules[:1]))
+    with pytest.raises(InputError, match=r"has no Dense layer, which late interaction needs"):
+        read_checkpoint(str(late))
+
+
+def test_lower_case_that_the_tokenizer_does_not_see_to(dense: Path, bert: Path) -> None:
+    edit(dense / "sentence_bert_config.json", do_lower_case=True)
+    tokenizer = json.loads((dense / "tokenizer.json").read_text())
+    assert load_retriever(str(dense)).tokenizer.format.max_query_length == 40  # the quickstart's lowers all itself
+    (dense / "tokenizer.json").write_text(json.dumps(tokenizer | {"normalizer": None}))
+    with pytest.raises(InputError, match=r"lowers the case of texts before tokenising .*: add a Lowercase normalizer"):
+        load_retriever(str(dense))
+
+
+def test_a_hub_id_is_fetched_at_its_revision(late: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(name: str, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        asked.append((name, revision, "*.bin" in allow_patterns, "*.py" in allow_patterns))
+        return str(late)
+
+    monkeypatch.setattr(checkpoints, "snapshot_download", download)
+    expected = scores(load_retriever(str(late)))
+    assert torch.equal(scores(load_retriever("owner/name@v1")), expected)
+    assert torch.equal(scores(load_retriever("name", trust_remote_code=True)), expected)
+    assert asked == [("owner/name", "v1", False, False), ("name", None, False, True)]
+
+
+def test_pickled_weights_are_fetched_only_where_there_are_no_others(
+    late: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    for path in late.rglob("*.safetensors"):
+        path.unlink()
+    monkeypatch.setattr(checkpoints, "_download", lambda *arguments: asked.append(arguments[2]) or late)
+    with pytest.raises(InputError, match="owner/name"):
+        load_retriever("owner/name")
+    assert asked[1] == ["*.bin"]
+
+
+def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*arguments: Any, **options: Any) -> str:
+        raise LocalEntryNotFoundError("no network\nand more")
+
+    monkeypatch.setattr(checkpoints, "snapshot_download", download)
+    with pytest.raises(InputError, match=r"'owner/name@v1' is no folder and the hub did not give it \(no network\)"):
+        load_retriever("owner/name@v1")
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "missing.ckpt", "model.safetensors", "../elsewhere"])
+def test_a_path_that_is_not_there(name: str) -> None:
+    with pytest.raises(InputError, match=r"does not exist; allowed are a folder, a hub id owner/name\[@revision\]"):
+        load_retriever(name)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_parts_are_described_and_made_again(head: Head, modernbert: Path) -> None:
+    from ifir_lightning.models.description import describe, rebuild
+
+    pooling, scorer = make_head(head)
+    pooling.build(32)
+    for part in (pooling, scorer):
+        made = rebuild(json.loads(json.dumps(describe(part))))
+        if isinstance(made, Pooling):
+            made.build(32)
+        assert describe(made) == describe(part)
+        assert {k: v.shape for k, v in made.state_dict().items()} == {k: v.shape for k, v in part.state_dict().items()}
