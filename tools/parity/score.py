@@ -1,17 +1,24 @@
 """Token ids, embeddings and scores of the suite's texts by one library: score.py LIBRARY FOLDER OUTPUT.npz ...
 
-LIBRARY is pylate, sentence-transformers, multi-vector (of sentence-transformers 6), or ours.
+LIBRARY is pylate, sentence-transformers, multi-vector (of sentence-transformers 6), or ours. The variable TEXTS may
+name a JSON file {"queries": [[query, instruction], ...], "passages": [...]} to take instead of the suite's texts.
 """
 
+import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import texts
 import torch
-from texts import PASSAGES, QUERIES
 
+_CHOSEN = json.loads(Path(os.environ["TEXTS"]).read_text()) if "TEXTS" in os.environ else {}
+QUERIES = [tuple(pair) for pair in _CHOSEN.get("queries", texts.QUERIES)]
+PASSAGES = _CHOSEN.get("passages", texts.PASSAGES)
 JOINED = [" ".join(part for part in pair if part) for pair in QUERIES]
 
 

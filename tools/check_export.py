@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""One trained model, 50 queries x 200 passages: our scores against those of its export in every peer.
+
+    python tools/check_export.py --run runs/quickstart --peers PEERS/bin/python --peers-6 PEERS6/bin/python
+
+The environments are those of tools/record_parity.py. Texts come from the quickstart's instruction world, or from a
+FollowIR-layout folders given as --task. A run whose scorer takes the mean over query tokens is compared after
+multiplying by their number, since PyLate sums.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from record_parity import ENVIRONMENT, run, score
+
+from ifir_lightning import load_retriever
+from ifir_lightning.data.evalset import load_task
+from ifir_lightning.export import export_format
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, help="run folder, .ckpt, or any model.checkpoint")
+    parser.add_argument("--peers", required=True, help="interpreter with PyLate 1.6 and sentence-transformers 5.3")
+    parser.add_argument("--peers-6", required=True, help="interpreter with sentence-transformers 6")
+    parser.add_argument("--task", nargs="+", default=["synthetic/food", "synthetic/travel"])
+    arguments = parser.parse_args()
+    tasks = [load_task(task) for task in arguments.task]
+    queries = [[text, task.instructions[id_]] for task in tasks for id_, text in task.queries.items()]
+    passages = [f"{each.title} {each.text}".strip() for task in tasks for each in task.passages.values()]
+    texts = {"queries": queries[:50], "passages": passages[:: len(passages) // 200][:200]}
+    retriever = load_retriever(arguments.run)
+    late = export_format(retriever) == "pylate"
+    readers = {"PyLate 1.6": ("pylate", arguments.peers)} if late else {}
+    name = "multi-vector" if late else "sentence-transformers"
+    readers |= {} if late else {"sentence-transformers 5.3": (name, arguments.peers)}
+    readers["sentence-transformers 6"] = (name, arguments.peers_6)
+    with tempfile.TemporaryDirectory() as temporary:
+        exported, file = Path(temporary) / "export", Path(temporary) / "texts.json"
+        file.write_text(json.dumps(texts), encoding="utf-8")
+        ENVIRONMENT["TEXTS"] = str(file)
+        run(sys.executable, "-m", "ifir_lightning", "export", f"--checkpoint={arguments.run}", f"--output={exported}")
+        source = Path(os.path.abspath(arguments.run))
+        own = score(sys.executable, "ours", [source], Path(temporary) / "ours")[source.name]
+        mean = late and getattr(retriever.scorer, "reduction", "sum") == "mean"
+        expected = own["scores"] * own["query_rows"][:, None] if mean else own["scores"]
+        print(
+            f"{arguments.run}: {expected.shape[0]} queries x {expected.shape[1]} passages, "
+            f"scores {expected.min():.3f} to {expected.max():.3f}"
+        )
+        for reader, (library, python) in readers.items():
+            theirs = score(python, library, [exported], Path(temporary) / reader)[exported.name]
+            print(f"  {reader}: largest difference {np.abs(expected - theirs['scores']).max():.2e}")
+
+
+if __name__ == "__main__":
+    main()
