@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +54,9 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     assert (folder / "followir" / "step-00000004" / "metrics.json").exists()
     assert (tmp_path / "food.trec").exists()
+    assert (tmp_path / "quickstart-model" / "modules.json").exists()
+    scope = run_example("load_retriever", **{"runs/quickstart": str(folder)})
+    assert scope["scores_QP"].shape == (1, 2)
 
 
 def test_every_recipe_that_is_named_exists() -> None:
@@ -63,18 +67,26 @@ def test_every_recipe_that_is_named_exists() -> None:
 
 def test_the_file_tree_lists_every_module() -> None:
     tree = next(text for kind, text in BLOCKS if text.startswith("ifir_lightning/\n"))
-    listed = set(re.findall(r"(\w+\.py)", tree))
+    listed = set(re.findall(r"(\w+\.py)", tree.split("\nconfigs/")[0]))
     present = {path.name for path in (ROOT / "ifir_lightning").rglob("*.py")} - {"__init__.py", "__main__.py"}
     assert listed == present - {"evaluate.py", "synthesize.py"}
 
 
 def test_the_loss_of_the_example_runs() -> None:
-    (code,) = [text for kind, text in BLOCKS if kind == "python"]
-    scope: dict = {"__name__": "example"}
-    exec(code, scope)
+    scope = run_example("class MarginLoss")
     scores_QP = torch.tensor([[0.9, 0.4, 0.2], [0.1, 0.5, 0.3]])
     loss = scope["MarginLoss"]()(scores_QP, torch.tensor([0, 2]), torch.zeros(2, 3))
     assert loss.item() == pytest.approx((0.5 + 1.2) / 2)
+
+
+def run_example(part: str, **replaced: str) -> dict[str, Any]:
+    """The names that the one Python block with ``part`` defines."""
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and part in text]
+    for old, new in replaced.items():
+        code = code.replace(old, new)
+    scope: dict[str, Any] = {"__name__": "example"}
+    exec(code, scope)
+    return scope
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
