@@ -13,19 +13,29 @@ from ifir_lightning.models.attention import Attention, Kernel, choose_kernel, ma
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def naive_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], window: int | None) -> Iterator[Tensor]:
+def naive_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: list[int],
+    window: int | None,
+    hidden: set[int] = frozenset(),  # type: ignore[assignment]
+) -> Iterator[Tensor]:
     """Token by token in the tensors' own precision: i sees j of its own text where |i - j| < window."""
     start = 0
     for length in lengths:
         for i in range(start, start + length):
-            seen = [j for j in range(start, start + length) if window is None or abs(i - j) < window]
+            own = [j for j in range(start, start + length) if j not in hidden]
+            seen = [j for j in own if window is None or abs(i - j) < window]
             weights = torch.softmax((q[:, i, None] * k[:, seen]).sum(-1) * 0.3, dim=-1)
             yield (weights[..., None] * v[:, seen]).sum(1)
         start += length
 
 
-def attend(kernel: Kernel, qkv: list[Tensor], lengths: list[int], window: int | None) -> Tensor:
-    layout = make_layout(torch.tensor(lengths), kernel, qkv[0].device)
+def attend(
+    kernel: Kernel, qkv: list[Tensor], lengths: list[int], window: int | None, attend_T: Tensor | None = None
+) -> Tensor:
+    layout = make_layout(torch.tensor(lengths), kernel, qkv[0].device, attend_T)
     batch = [tensor[None] for tensor in qkv]
     return packed_attention(torch.nn.Identity(), *batch, None, layout=layout, scaling=0.3, sliding_window=window)[0][0]
 
@@ -37,6 +47,28 @@ def test_packed_attention_equals_a_loop_over_tokens(window: int | None) -> None:
     qkv = [torch.randn(2, sum(lengths), 6, dtype=torch.float64, generator=generator) for _ in range(3)]
     expected = torch.stack(list(naive_attention(*qkv, lengths, window)))
     torch.testing.assert_close(attend("sdpa", qkv, lengths, window), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 4, 20])
+def test_tokens_that_the_others_do_not_see(window: int | None) -> None:
+    """Query expansion: the last tokens of a text, which see the others. One that sees nothing gives zeros."""
+    lengths, hidden = [6, 6, 3, 9], {4, 5, 11, 21, 22, 23}
+    generator = torch.Generator().manual_seed(3)
+    qkv = [torch.randn(2, sum(lengths), 6, dtype=torch.float64, generator=generator) for _ in range(3)]
+    attend_T = torch.tensor([token not in hidden for token in range(sum(lengths))])
+    expected = torch.stack(list(naive_attention(*qkv, lengths, window, hidden)))
+    torch.testing.assert_close(attend("sdpa", qkv, lengths, window, attend_T), expected, atol=1e-12, rtol=0)
+    alone = attend("sdpa", qkv, lengths, 1, attend_T)
+    assert alone[sorted(hidden)].abs().max() == 0
+    assert alone.isfinite().all()
+
+
+@pytest.mark.parametrize("kernel", ["varlen", "flash_attention_2"])
+def test_kernels_without_a_mask_refuse_unattended_expansion(flash_installed, kernel: Attention) -> None:
+    flash_installed(True)
+    with pytest.raises(InputError, match=rf"attention is {kernel}: .* model.text.query_expansion unattended needs; po"):
+        choose_kernel(kernel, CUDA, torch.bfloat16, 0.0, unattended=True)
+    assert choose_kernel("auto", CUDA, torch.bfloat16, 0.0, unattended=True) == "sdpa"
 
 
 @pytest.mark.parametrize(("window", "sides"), [(65, (64, 64)), (1, (0, 0)), (None, (-1, -1))])

@@ -182,3 +182,16 @@ def assert_one_line(error: InputError, words: tuple[str, ...]) -> None:
     assert "\n" not in str(error)
     for word in words:
         assert word in str(error)
+
+
+@pytest.mark.parametrize("backbone", ["modernbert", "bert"])
+@pytest.mark.parametrize("expansion", ["attended", "unattended"])
+def test_queries_with_expansion_are_learnt(
+    expansion: Any, backbone: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Queries and passages are encoded together, only queries are filled."""
+    text = TextSettings(max_query_length=64, max_passage_length=64, query_expansion=expansion)
+    module, recorder = retriever(request.getfixturevalue(backbone), "maxsim", text=text), Recorder()
+    trainer(tmp_path, recorder, max_steps=12).fit(module, synthetic_data())
+    losses = [metrics["train/loss"] for metrics in recorder.metrics]
+    assert sum(losses[-3:]) < sum(losses[:3])

@@ -161,3 +161,52 @@ def test_a_copy_in_another_process_writes_the_same_tokens(tokenizer: PreTrainedT
     ours, theirs = (each.passages([Passage("p", "t", LONG)]) for each in (text, copy))
     assert theirs.input_ids_T.equal(ours.input_ids_T)
     assert theirs.keep_T.equal(ours.keep_T)
+
+
+def test_a_marker_stands_behind_the_first_special_token_and_counts(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Any token may be one: the tokenizer's [MASK] for queries, a letter for passages."""
+    mark, letter = tokenizer.convert_tokens_to_ids(["[MASK]", "z"])
+    text_format = TextFormat(
+        query_prefix="a ", query_marker="[MASK]", passage_marker="z", max_query_length=9, max_passage_length=7
+    )
+    text = TextTokenizer(tokenizer, text_format)
+    queries = text.queries([("quiet", ""), (LONG, "")])
+    plain, whole = tokenizer("a quiet")["input_ids"], tokenizer("a " + LONG)["input_ids"]
+    assert ids(queries)[0] == [plain[0], mark, *plain[1:]]
+    assert ids(queries)[1] == [whole[0], mark, *whole[1:7], whole[-1]]
+    assert queries.cut_B.tolist() == [0, len(whole) - 8]
+    assert one_passage(text, "", "quiet") == [plain[0], letter, *tokenizer("quiet")["input_ids"][1:]]
+    assert len(one_passage(text, "", LONG)) == 7
+
+
+def test_a_limit_without_room_beside_the_marker_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    TextTokenizer(tokenizer, TextFormat(query_marker="[MASK]", max_query_length=4))
+    with pytest.raises(InputError, match=r"max_query_length is 3, but 3 special tokens .*; allowed is 4 or more"):
+        TextTokenizer(tokenizer, TextFormat(query_marker="[MASK]", max_query_length=3))
+
+
+@pytest.mark.parametrize("expansion", ["attended", "unattended"])
+def test_expansion_fills_queries_with_mask_tokens(tokenizer: PreTrainedTokenizerBase, expansion: str) -> None:
+    text = TextTokenizer(tokenizer, TextFormat(max_query_length=8, query_expansion=expansion))  # type: ignore[arg-type]
+    tokens = text.queries([("a hotel", ""), (LONG, "")])
+    short, mask = tokenizer("a hotel")["input_ids"], tokenizer.mask_token_id
+    assert tokens.lengths_B.tolist() == [8, 8]
+    assert ids(tokens)[0] == short + [mask] * (8 - len(short))
+    assert mask not in ids(tokens)[1]
+    assert tokens.keep_T.all()
+    seen = [1] * len(short) + [0] * (8 - len(short)) + [1] * 8
+    assert (None if tokens.attend_T is None else tokens.attend_T.int().tolist()) == (
+        seen if expansion == "unattended" else None
+    )
+    passages = text.passages([Passage("p", "", "a hotel")])
+    assert ids(passages) == [short]
+    Tokens.concat([tokens, passages])  # as a training step does
+
+
+def test_expansion_without_a_mask_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    words = word_tokenizer()
+    with pytest.raises(InputError, match=r"query_expansion is attended, but this tokenizer has neither a mask"):
+        TextTokenizer(words, TextFormat(query_expansion="attended"))
+    words.eos_token = "<e>"
+    tokens = TextTokenizer(words, TextFormat(query_expansion="attended", max_query_length=4)).queries([("a", "b")])
+    assert tokens.input_ids_T.tolist() == [0, 1, words.eos_token_id, words.eos_token_id]

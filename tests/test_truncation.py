@@ -75,3 +75,9 @@ def test_pairs_that_only_unknown_words_tell_apart_are_warned_of(tokenizer: PreTr
     cuts = audit_queries(unknown, {"1-og": "price", "1-changed": "price"}, instructions)
     assert (cuts.cut, cuts.identical) == ((), ("1",))
     assert "identical" in (cuts.warning("task") or "")
+
+
+def test_expansion_is_no_token_of_the_query(tokenizer: PreTrainedTokenizerBase) -> None:
+    text = TextTokenizer(tokenizer, TextFormat(max_query_length=9, query_expansion="attended"))
+    plain = TextTokenizer(tokenizer, TextFormat(max_query_length=9))
+    assert audit_queries(text, QUERIES, INSTRUCTIONS) == audit_queries(plain, QUERIES, INSTRUCTIONS)
