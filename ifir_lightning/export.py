@@ -75,8 +75,6 @@ def export_format(retriever: Retriever, wanted: Format | None = None) -> Format:
         )
     if not late and (text.query_marker or text.passage_marker):
         raise _refusal("a marker before one vector per text", "prefixes: set query_prefix and passage_prefix")
-    if not late and text.query_expansion != "none":
-        raise _refusal("query expansion before one vector per text", "model.text.query_expansion none")
     return possible
 
 

@@ -35,7 +35,7 @@ class Retriever(nn.Module):
         source: What the weights were loaded from; "" for random ones.
 
     Raises:
-        InputError: A pooling and a scorer that do not fit, a text limit beyond the backbone's positions.
+        InputError: A pooling, a scorer and a format of texts that do not fit, a limit beyond the backbone's positions.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Retriever(nn.Module):
     ) -> None:
         super().__init__()
         _check_fit(pooling, scorer)
-        _check_limits(text, backbone)
+        _check_text(text, pooling, backbone)
         self.backbone, self.pooling, self.scorer, self.source = backbone, pooling, scorer, source
         self.tokenizer = TextTokenizer(backbone.tokenizer, text)
 
@@ -167,16 +167,17 @@ def build_retriever(
         chosen_pooling, chosen_scorer = _choose(read, pooling, scorer)
         if pooling is not None:
             pooling.build(model.hidden_size, read.pooling)
-        text_format = text.over(_within(read, model))
-        markers = [marker for marker in (text_format.query_marker, text_format.passage_marker) if marker]
-        added = model.add_tokens(markers)
-    differences = [*_replaced(read, pooling, scorer), *text.differences(read.text)]
-    differences += [f"token {token!r} is new, with a random embedding (seed {seed})" for token in added]
+        text_format = text.over(_said(read, model, chosen_pooling))
+        added = model.add_tokens([each for each in (text_format.query_marker, text_format.passage_marker) if each])
+    notes = [*_replaced(read, pooling, scorer), *text.differences(read.text)]
+    notes += [f"token {token!r} is new, with a random embedding (seed {seed})" for token in added]
     if isinstance(chosen_pooling, TokenProjection) and chosen_pooling.is_new:
         widths = f"{model.hidden_size} -> {chosen_pooling.width}"
-        differences.append(f"the projection {widths} is new, with random weights (seed {seed})")
-    for difference in differences:
-        _log.info("%s: %s", read.name, difference)
+        notes.append(f"the projection {widths} is new, with random weights (seed {seed})")
+    if text.query_expansion is None and read.text.get("query_expansion", "none") != text_format.query_expansion:
+        notes.append("its query expansion is not used, since only late interaction counts the tokens that it adds")
+    for note in notes:
+        _log.info("%s: %s", read.name, note)
     return Retriever(model, chosen_pooling, chosen_scorer, text_format, checkpoint or "")
 
 
@@ -220,12 +221,12 @@ def _replaced(read: Checkpoint, pooling: Pooling | None, scorer: Scorer | None) 
             yield f"{name} {phrase(describe(old))} in the checkpoint, {phrase(describe(new))} in the recipe"
 
 
-def _within(read: Checkpoint, model: Backbone) -> dict[str, object]:
+def _said(read: Checkpoint, model: Backbone, pooling: Pooling) -> dict[str, object]:
     """What the checkpoint says of texts; where it says nothing, limits are ours, within the model's positions."""
     longest = model.max_length
-    names = ("max_query_length", "max_passage_length")
-    ours = {name: getattr(TextFormat(), name) for name in names}
-    return {name: limit if longest is None else min(limit, longest) for name, limit in ours.items()} | dict(read.text)
+    ours = {name: getattr(TextFormat(), name) for name in ("max_query_length", "max_passage_length")}
+    limits = {name: limit if longest is None else min(limit, longest) for name, limit in ours.items()}
+    return limits | dict(read.text) | ({"query_expansion": "none"} if pooling.one_per_text else {})
 
 
 @contextmanager
@@ -255,7 +256,12 @@ def _check_fit(pooling: Pooling, scorer: Scorer) -> None:
         )
 
 
-def _check_limits(text: TextFormat, backbone: Backbone) -> None:
+def _check_text(text: TextFormat, pooling: Pooling, backbone: Backbone) -> None:
+    if pooling.one_per_text and text.query_expansion != "none":
+        raise InputError(
+            f"model.text.query_expansion is {text.query_expansion}, but model.pooling {type(pooling).__name__} gives "
+            "one vector per text, and only late interaction counts the added tokens; allowed is none: leave it out"
+        )
     for name in ("max_query_length", "max_passage_length"):
         if backbone.max_length is not None and getattr(text, name) > backbone.max_length:
             raise InputError(

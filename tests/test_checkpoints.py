@@ -229,6 +229,34 @@ def test_a_new_projection_is_seeded_and_said(dense: Path, late: Path, caplog: py
     assert load_retriever(str(late), TokenProjection(dim=4), MaxSim()).pooling.is_new
 
 
+def test_query_expansion_belongs_to_late_interaction(
+    late: Path, modernbert: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (late / "ifir_lightning.json").unlink()
+    edit(late / "config_sentence_transformers.json", do_query_expansion=True)
+    assert load_retriever(str(late)).tokenizer.format.query_expansion == "unattended"
+    with caplog.at_level(logging.INFO, logger="ifir_lightning.retriever"):
+        assert load_retriever(str(late), MeanPooling(), Cosine()).tokenizer.format.query_expansion == "none"
+    assert "its query expansion is not used, since only late interaction counts" in caplog.text
+    with pytest.raises(InputError, match=r"query_expansion is attended, but model.pooling MeanPooling gives one vect"):
+        load_retriever(str(modernbert), MeanPooling(), Cosine(), TextSettings(query_expansion="attended"))
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "new-type"])
+def test_code_in_a_folder_does_not_run(modernbert: Path, tmp_path: Path, model_type: str) -> None:
+    """Neither where transformers knows the model type nor where only the code would."""
+    folder, witness = shutil.copytree(modernbert, tmp_path / "model"), tmp_path / "witness"
+    code = f"import pathlib\npathlib.Path({str(witness)!r}).touch()\nfrom transformers import ModernBertConfig as Own\n"
+    (folder / "own.py").write_text(code)
+    edit(folder / "config.json", model_type=model_type, auto_map={"AutoConfig": "own.Own"})
+    if model_type == "new-type":
+        with pytest.raises(InputError, match=r"cannot be read"):
+            load_retriever(str(folder), MeanPooling(), Cosine())
+    else:
+        load_retriever(str(folder), MeanPooling(), Cosine())
+    assert not witness.exists()
+
+
 def test_a_marker_that_the_tokenizer_lacks_becomes_a_token(modernbert: Path, caplog: pytest.LogCaptureFixture) -> None:
     plain = load_retriever(str(modernbert), TokenProjection(), MaxSim())
     with caplog.at_level(logging.INFO, logger="ifir_lightning.retriever"):

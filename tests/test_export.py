@@ -94,11 +94,6 @@ REFUSED: dict[str, tuple[Callable[[], tuple[Pooling, Scorer]], TextSettings, str
         TextSettings(query_marker="[CLS]"),
         "a marker before one vector per text",
     ),
-    "expansion for one vector": (
-        lambda: (MEAN(), Cosine()),
-        TextSettings(query_expansion="attended"),
-        "query expansion before one vector",
-    ),
     "residual": (
         lambda: (Projected(MEAN(), [Dense(32, 8, use_residual=True)]), Cosine()),
         TextSettings(),
