@@ -92,7 +92,9 @@ class RetrieverCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where the results are."""
-        _log.info("the run is in %s: p_mrr.png, metrics.csv, checkpoints, followir", self.trainer.default_root_dir)
+        _log.info(
+            "the run is in %s: p_mrr.png, metrics.csv, checkpoints, followir, export", self.trainer.default_root_dir
+        )
 
     def predict(self, model: RetrieverModule, datamodule: PromptrieverData, **options: Any) -> None:
         """Add the writer of the run to what Lightning's predict does."""

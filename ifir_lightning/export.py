@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ifir_lightning import __version__
-from ifir_lightning.errors import InputError
+from ifir_lightning.errors import InputError, reason
 from ifir_lightning.models.dense import Dense
 from ifir_lightning.models.description import describe
 from ifir_lightning.models.files import OWN_SETTINGS, TOKEN_WEIGHTS
@@ -250,7 +250,7 @@ def _replacing(output: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"--output {output} could not be written ({str(error).strip().splitlines()[0]}); nothing half-written "
+            f"--output {output} could not be written ({reason(error)}); nothing half-written "
             "stays; allowed is a folder with room for the model: free some space or choose another disk"
         ) from error
     finally:

@@ -129,7 +129,7 @@ def test_a_pickle_runs_no_code(late: Path, file: str, tmp_path: Path) -> None:
     (late / file).with_name("model.safetensors").unlink(missing_ok=True)
     with (late / file).open("wb") as stream:
         pickle.dump(Malicious(tmp_path / "witness"), stream, protocol=2)
-    with pytest.raises(InputError, match=r"cannot be read|has no readable"):
+    with pytest.raises(InputError, match=r"could run code"):
         load_retriever(str(late / file) if file.endswith("ckpt") else str(late))
     assert not (tmp_path / "witness").exists()
     with (late / file).open("rb") as stream:

@@ -6,7 +6,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from rich.console import Console
 
-from ifir_lightning.errors import InputError
+from ifir_lightning.errors import InputError, reason
 from ifir_lightning.export import Format, check_output, export_format, write_export
 from ifir_lightning.model_card import model_card, read_history_of
 from ifir_lightning.retriever import load_retriever
@@ -47,9 +47,8 @@ def _push(folder: str, name: str) -> None:
         api.create_repo(name, exist_ok=True)
         url = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of ifir_lightning")
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"--push-to-hub {name}: the hub refused ({reason}); the folder {folder} is complete; allowed is a "
+            f"--push-to-hub {name}: the hub refused ({reason(error)}); the folder {folder} is complete; allowed is a "
             "repository owner/name that you may write: check the name, the network and HF_TOKEN"
         ) from error
     Console().print(f"uploaded: {url}")

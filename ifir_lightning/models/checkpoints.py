@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from ifir_lightning.errors import InputError
+from ifir_lightning.errors import InputError, reason
 from ifir_lightning.models.layouts import Checkpoint, read_folder
 from ifir_lightning.models.snapshot import read_snapshot
 
@@ -68,10 +68,9 @@ def _folder(checkpoint: str, trust_remote_code: bool) -> Path:
         if not any(folder.rglob("*.safetensors")):
             _download(hub_id, revision, ["*.bin"])
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"checkpoint {checkpoint!r} is no folder and the hub did not give it ({reason}); allowed are a folder, a "
-            "hub id owner/name[@revision], a run folder, or a .ckpt file: check the name, the network and HF_TOKEN"
+            f"checkpoint {checkpoint!r} is no folder and the hub did not give it ({reason(error)}); allowed are a folder, "
+            "a hub id owner/name[@revision], a run folder, or a .ckpt file: check the name, the network and HF_TOKEN"
         ) from error
     return folder
 

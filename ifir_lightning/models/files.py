@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ifir_lightning.errors import InputError
+from ifir_lightning.errors import InputError, reason
 
 OWN_SETTINGS = "ifir_lightning.json"
 """What a folder that we wrote says beyond PyLate's words: the scorer, whether there are token weights."""
@@ -74,8 +74,7 @@ def load_into(layer: nn.Module, path: Path, name: str) -> None:
 
 
 def _unreadable(path: Path, name: str, error: Exception) -> InputError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return InputError(
-        f"checkpoint {name!r} has no readable {path.parent.name}/{path.name} ({reason}); allowed is a complete "
+        f"checkpoint {name!r} has no readable {path.parent.name}/{path.name} ({reason(error)}); allowed is a complete "
         "checkpoint: check the path, or download it anew"
     )

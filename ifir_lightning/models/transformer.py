@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ifir_lightning.errors import InputError
+from ifir_lightning.errors import InputError, reason
 from ifir_lightning.models.attention import PACKED_ATTENTION
 
 PACKED_MODELS = ("modernbert",)
@@ -67,7 +67,7 @@ def build_transformer(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBa
         return from_config(config)
     except Exception as error:  # what transformers and torch raise for a bad value has no common base
         raise InputError(
-            f"model.backbone.config {settings} describes no model ({_first_line(error)}); allowed are the arguments "
+            f"model.backbone.config {settings} describes no model ({reason(error)}); allowed are the arguments "
             "of a transformers configuration with its model_type: correct model.backbone.config"
         ) from error
 
@@ -98,10 +98,6 @@ def _for_retrieval(model: PreTrainedModel, config: PretrainedConfig) -> PreTrain
 
 def _unreadable(what: str, source: str, error: Exception) -> InputError:
     return InputError(
-        f"{what} {source!r} cannot be read ({_first_line(error)}); allowed is a folder of transformers files or "
+        f"{what} {source!r} cannot be read ({reason(error)}); allowed is a folder of transformers files or "
         "a hub id: check the name, or download it first where there is no network"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
