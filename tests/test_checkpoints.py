@@ -321,6 +321,11 @@ FAULTS: dict[str, tuple[Any, str]] = {
         lambda f: edit(f / "1_Dense/config.json", activation_function="os.system"),
         r"activation os.system; allowed are Identity, Tanh",
     ),
+    "widths": (lambda f: edit(f / "1_Dense/config.json", out_features="wide"), r"Dense layer from 32 to 'wide' \("),
+    "version": (
+        lambda f: edit(f / "ifir_lightning.json", text={"new": 1}),
+        r"written by another version: ifir_lightning.json and this version differ in .*new",
+    ),
     "modules": (lambda f: (f / "modules.json").write_text("[]"), r"has the modules none; allowed is one Transformer"),
     "module": (
         lambda f: (f / "modules.json").write_text('[{"type": "evil.Module", "path": ""}]'),

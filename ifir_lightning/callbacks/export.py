@@ -6,6 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
+from ifir_lightning.errors import InputError
 from ifir_lightning.export import export_format, write_export
 from ifir_lightning.model_card import model_card, read_history_of
 from ifir_lightning.module import RetrieverModule
@@ -15,29 +16,36 @@ from ifir_lightning.retriever import load_retriever
 class ExportBest(Callback):
     """Exports the best checkpoint (the last where none is monitored) into ``<run folder>/export``.
 
+    A model that no other library could compute (a pooling of your own, ...) is not exported; a warning says so before
+    training begins.
+
     Args:
         license: For the model card, an identifier of the hub, e.g. "apache-2.0".
-
-    Raises:
-        InputError: A model that no other library could compute, before training begins.
     """
 
     def __init__(self, license: str = "unknown") -> None:
-        self.license = license
+        self.license, self.possible = license, True
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         assert isinstance(module, RetrieverModule)
-        export_format(module.retriever)
+        try:
+            export_format(module.retriever)
+        except InputError as error:
+            self.possible = False
+            rank_zero_warn(f"ExportBest: nothing will be exported: {error}")
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Export, where there is a checkpoint."""
+        assert isinstance(module, RetrieverModule)
         checkpoint = _best(trainer)
+        if not self.possible:
+            return
         if checkpoint is None:
             rank_zero_warn("ExportBest: no checkpoint was written, nothing is exported: add a ModelCheckpoint")
             return
         output = Path(trainer.default_root_dir) / "export"
-        retriever = load_retriever(checkpoint)
+        retriever = load_retriever(checkpoint, trust_remote_code=module.retriever.backbone.trust_remote_code)
         card = model_card(retriever, read_history_of(checkpoint), str(output), self.license)
         write_export(retriever, output, card, overwrite=True)
 

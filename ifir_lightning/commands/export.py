@@ -19,6 +19,7 @@ def export(
     overwrite: bool = False,
     license: str = "unknown",
     push_to_hub: str | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
     """Write a model for use elsewhere.
 
@@ -30,9 +31,10 @@ def export(
         overwrite: replace what the folder holds.
         license: for the model card, an identifier of the hub, e.g. apache-2.0.
         push_to_hub: also upload the folder as this repository, owner/name (needs HF_TOKEN).
+        trust_remote_code: allow the checkpoint to run code of its own.
     """
     check_output(Path(output), overwrite)
-    retriever = load_retriever(checkpoint)
+    retriever = load_retriever(checkpoint, trust_remote_code=trust_remote_code)
     fitting = export_format(retriever, format)
     card = model_card(retriever, read_history_of(checkpoint), push_to_hub or output, license)
     write_export(retriever, Path(output), card, fitting, overwrite)

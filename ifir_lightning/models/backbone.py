@@ -56,6 +56,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.attention, self.max_padded_tokens = settings.attention, settings.max_padded_tokens
+        self.trust_remote_code = settings.trust_remote_code
         self.packed = model.config.model_type in PACKED_MODELS
         self.kernel: Kernel = "sdpa"
 

@@ -69,8 +69,9 @@ def _folder(checkpoint: str, trust_remote_code: bool) -> Path:
             _download(hub_id, revision, ["*.bin"])
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise InputError(
-            f"checkpoint {checkpoint!r} is no folder and the hub did not give it ({reason(error)}); allowed are a folder, "
-            "a hub id owner/name[@revision], a run folder, or a .ckpt file: check the name, the network and HF_TOKEN"
+            f"checkpoint {checkpoint!r} is no folder and the hub did not give it ({reason(error)}); allowed are a "
+            "folder, a hub id owner/name[@revision], a run folder, or a .ckpt file: "
+            "check the name, the network and HF_TOKEN"
         ) from error
     return folder
 

@@ -7,19 +7,20 @@ per token, settings in ``config_sentence_transformers.json``), ColBERTv2 (``arti
 import logging
 import string
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ifir_lightning.errors import InputError
+from ifir_lightning.errors import InputError, reason
 from ifir_lightning.models.dense import Activation, Dense
 from ifir_lightning.models.description import rebuild
 from ifir_lightning.models.files import OWN_SETTINGS, TOKEN_WEIGHTS, load_into, read_json, read_tensor
 from ifir_lightning.models.pooling import CLSPooling, LastTokenPooling, MeanPooling, Pooling, Projected, TokenProjection
 from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer
 from ifir_lightning.models.transformer import load_tokenizer, load_transformer
+from ifir_lightning.text_format import TextFormat
 
 _log = logging.getLogger(__name__)
 PUNCTUATION = tuple(string.punctuation)
@@ -92,7 +93,7 @@ def _read_modules(folder: Path, name: str, trust_remote_code: bool) -> Checkpoin
             "choose another checkpoint"
         )
     said = read_json(folder / "config_sentence_transformers.json", name, optional=True)
-    own = read_json(folder / OWN_SETTINGS, name, optional=True)
+    own = read_json(folder / OWN_SETTINGS, name, keys=("scorer", "text"), optional=True)
     root = modules[0][1]
     transformer = load_transformer(str(root), name, trust_remote_code)
     tokenizer = load_tokenizer(str(root), name, trust_remote_code)
@@ -115,6 +116,12 @@ def _with_own_settings(read: Checkpoint, own: dict[str, Any]) -> Checkpoint:
     """What the other libraries have no word for stands in a file of ours, where we wrote the folder."""
     if not own:
         return read
+    if unknown := set(own["text"]) ^ {each.name for each in fields(TextFormat)}:
+        raise InputError(
+            f"checkpoint {read.name!r} was written by another version: {OWN_SETTINGS} and this version differ in "
+            f"{', '.join(sorted(unknown))}; allowed is the version that wrote it: install it, or delete the file "
+            "(the rest is a folder of PyLate or sentence-transformers)"
+        )
     text = own["text"] | {"passage_skiplist": tuple(own["text"]["passage_skiplist"])}
     return replace(read, scorer=rebuild(own["scorer"]), text=text)
 
@@ -241,7 +248,13 @@ def _read_dense(folder: Path, name: str) -> Dense:
             f"{', '.join(get_args(Activation))} of torch.nn: choose another checkpoint"
         )
     widths = config["in_features"], config["out_features"]
-    layer = Dense(*widths, config.get("bias", True), activation, config.get("use_residual", False))  # type: ignore[arg-type]
+    try:
+        layer = Dense(*widths, config.get("bias", True), activation, config.get("use_residual", False))  # type: ignore[arg-type]
+    except (TypeError, RuntimeError) as error:
+        raise InputError(
+            f"checkpoint {name!r} has a Dense layer from {widths[0]!r} to {widths[1]!r} ({reason(error)}); allowed are "
+            f"widths of 1 or more: repair {folder.name}/config.json"
+        ) from error
     file = "model.safetensors" if (folder / "model.safetensors").is_file() else "pytorch_model.bin"
     load_into(layer, folder / file, name)
     return layer

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from ifir_lightning.errors import InputError
+from ifir_lightning.errors import InputError, reason
 from ifir_lightning.models.backbone import Backbone
 from ifir_lightning.models.description import describe, rebuild
 from ifir_lightning.models.files import read_weights
@@ -49,7 +49,7 @@ def read_snapshot(path: Path, name: str, trust_remote_code: bool = False) -> Che
             f"checkpoint {name!r} holds no retriever; allowed are checkpoints that fit wrote: choose one of a run "
             "folder's checkpoints"
         )
-    transformer = from_config(_config(record["config"]), trust_remote_code)
+    transformer = from_config(_config(record["config"], name), trust_remote_code)
     pooling, scorer = (rebuild(record[part], trust_remote_code) for part in ("pooling", "scorer"))
     pooling.build(transformer.config.hidden_size)
     weights = content["state_dict"]
@@ -76,9 +76,14 @@ def _load(part: nn.Module, weights: dict[str, Tensor], prefix: str, name: str) -
         ) from error
 
 
-def _config(written: str) -> Any:
-    settings = json.loads(written)
-    return AutoConfig.for_model(**settings)
+def _config(written: str, name: str) -> Any:
+    try:
+        return AutoConfig.for_model(**json.loads(written))
+    except ValueError as error:
+        raise InputError(
+            f"checkpoint {name!r} has an encoder that this version of transformers does not know ({reason(error)}); "
+            "allowed are its own encoders: for one with code of its own, start from its folder or hub id"
+        ) from error
 
 
 def _files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
