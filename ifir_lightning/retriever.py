@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 from ifir_lightning.errors import InputError
 from ifir_lightning.models.backbone import Backbone, BackboneSettings
@@ -57,7 +58,20 @@ class Retriever(nn.Module):
         self.backbone.prepare(device, dtype, unattended=self.tokenizer.format.query_expansion == "unattended")
 
     def forward(self, tokens: Tokens) -> Embeddings:
-        """Embeddings of packed texts, on the device of the tokens."""
+        """Embeddings of packed texts, on the device of the tokens.
+
+        With gradients and ``max_tokens_per_chunk``, texts of similar length are encoded together, so many tokens at a
+        time; each chunk keeps its embeddings only and is computed again, with the same dropout, in the backward pass.
+        Gradients are exact, and the batch is bounded by embeddings, not activations (GradCache, Gao et al. 2021,
+        inside automatic optimisation).
+        """
+        if self.backbone.max_tokens_per_chunk is None or not torch.is_grad_enabled():
+            return self._embed(tokens)
+        chunks = list(token_chunks(tokens.lengths_B, self.backbone.max_tokens_per_chunk))
+        parts = [recompute(self._embed, tokens.select(chunk), use_reentrant=False) for chunk in chunks]
+        return Embeddings.concat(parts).select(torch.cat(chunks).argsort())
+
+    def _embed(self, tokens: Tokens) -> Embeddings:
         return self.pooling(self.backbone(tokens))
 
     def encode_queries(

@@ -30,6 +30,9 @@ class BackboneSettings:
             scaled-dot-product attention, the first that can run.
         trust_remote_code: Allow a checkpoint to run code of its own.
         max_padded_tokens: Size of a padded chunk (texts times longest text) for encoders that cannot run packed.
+        max_tokens_per_chunk: Encode a training batch in chunks of at most so many tokens (a longer text is a chunk of
+            its own) and compute each again in the backward pass: less memory for a third more time. By default the
+            batch is encoded at once.
     """
 
     config: dict[str, Any] | None = None
@@ -37,6 +40,7 @@ class BackboneSettings:
     attention: Attention = "auto"
     trust_remote_code: bool = False
     max_padded_tokens: int = 16384
+    max_tokens_per_chunk: int | None = None
 
 
 @final
@@ -56,6 +60,12 @@ class Backbone(nn.Module):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.attention, self.max_padded_tokens = settings.attention, settings.max_padded_tokens
+        if settings.max_tokens_per_chunk is not None and settings.max_tokens_per_chunk < 1:
+            raise InputError(
+                f"model.backbone.max_tokens_per_chunk is {settings.max_tokens_per_chunk}; allowed is 1 or more, e.g. "
+                "16384, or null: raise it"
+            )
+        self.max_tokens_per_chunk = settings.max_tokens_per_chunk
         self.trust_remote_code = settings.trust_remote_code
         self.packed = model.config.model_type in PACKED_MODELS
         self.kernel: Kernel = "sdpa"
