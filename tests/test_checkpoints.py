@@ -257,6 +257,21 @@ def test_code_in_a_folder_does_not_run(modernbert: Path, tmp_path: Path, model_t
     assert not witness.exists()
 
 
+def test_a_new_projection_does_not_depend_on_the_layout_of_the_checkpoint(modernbert: Path, tmp_path: Path) -> None:
+    """Reading one layout draws random numbers, reading another does not."""
+    name = save_run(retriever(modernbert), tmp_path / "run.ckpt")
+    (first, second) = (load_retriever(each, TokenProjection(dim=8), MaxSim()) for each in (str(modernbert), name))
+    assert torch.equal(first.pooling.layers[0].linear.weight, second.pooling.layers[0].linear.weight)
+
+
+def test_token_weights_of_a_checkpoint_are_taken_over(modernbert: Path, tmp_path: Path) -> None:
+    name = save_run(retriever(modernbert, "weighted"), tmp_path / "run.ckpt")
+    expected = scores(load_retriever(name))
+    pooling = TokenProjection(token_weights=True)
+    assert torch.equal(scores(load_retriever(name, pooling, WeightedMaxSim("mean"))), expected)
+    assert not torch.equal(scores(load_retriever(name, TokenProjection(), MaxSim("mean"))), expected)
+
+
 def test_a_marker_that_the_tokenizer_lacks_becomes_a_token(modernbert: Path, caplog: pytest.LogCaptureFixture) -> None:
     plain = load_retriever(str(modernbert), TokenProjection(), MaxSim())
     with caplog.at_level(logging.INFO, logger="ifir_lightning.retriever"):
