@@ -342,6 +342,12 @@ FAULTS: dict[str, tuple[Any, str]] = {
         r"written by another version: ifir_lightning.json and this version differ in .*new",
     ),
     "modules": (lambda f: (f / "modules.json").write_text("[]"), r"has the modules none; allowed is one Transformer"),
+    "order": (
+        lambda f: (f / "modules.json").write_text(
+            json.dumps([{"type": f"x.{kind}", "path": ""} for kind in ("Transformer", "Dense", "Pooling")])
+        ),
+        r"has the modules Transformer, Dense, Pooling; allowed is one Transformer, then Pooling, any Dense and Norm",
+    ),
     "module": (
         lambda f: (f / "modules.json").write_text('[{"type": "evil.Module", "path": ""}]'),
         r"has a module evil.Module; allowed are Transformer, Pooling",

@@ -5,6 +5,7 @@ per token, settings in ``config_sentence_transformers.json``), ColBERTv2 (``arti
 """
 
 import logging
+import re
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -33,6 +34,7 @@ _FLAGS = {  # of sentence-transformers before version 6
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
+_ORDERS = ("Transformer( Pooling)?( Dense)*( Normalize)?", "Transformer( Dense)*( MultiVectorMask)?( Normalize)?")
 _SCORERS: dict[str, Callable[[], Scorer]] = {"cosine": Cosine, "dot": Dot, "dot_score": Dot, "cos_sim": Cosine}
 
 
@@ -87,9 +89,10 @@ def _read_modules(folder: Path, name: str, trust_remote_code: bool) -> Checkpoin
         raise InputError(
             f"checkpoint {name!r} has a module {unknown[0]}; allowed are {', '.join(known)}: choose another checkpoint"
         )
-    if kinds[:1] != ["Transformer"] or kinds.count("Transformer") != 1:
+    if not any(re.fullmatch(order, " ".join(kinds)) for order in _ORDERS):
         raise InputError(
-            f"checkpoint {name!r} has the modules {', '.join(kinds) or 'none'}; allowed is one Transformer, first: "
+            f"checkpoint {name!r} has the modules {', '.join(kinds) or 'none'}; allowed is one Transformer, then Pooling, "
+            "any Dense and Normalize, or, for every token, any Dense, MultiVectorMask and Normalize, in this order: "
             "choose another checkpoint"
         )
     said = read_json(folder / "config_sentence_transformers.json", name, optional=True)
