@@ -91,9 +91,9 @@ def _read_modules(folder: Path, name: str, trust_remote_code: bool) -> Checkpoin
         )
     if not any(re.fullmatch(order, " ".join(kinds)) for order in _ORDERS):
         raise InputError(
-            f"checkpoint {name!r} has the modules {', '.join(kinds) or 'none'}; allowed is one Transformer, then Pooling, "
-            "any Dense and Normalize, or, for every token, any Dense, MultiVectorMask and Normalize, in this order: "
-            "choose another checkpoint"
+            f"checkpoint {name!r} has the modules {', '.join(kinds) or 'none'}; allowed is one Transformer, then "
+            "Pooling, any Dense and Normalize, or, for every token, any Dense, MultiVectorMask and Normalize, in "
+            "this order: choose another checkpoint"
         )
     said = read_json(folder / "config_sentence_transformers.json", name, optional=True)
     own = read_json(folder / OWN_SETTINGS, name, keys=("scorer", "text"), optional=True)
