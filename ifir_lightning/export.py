@@ -78,7 +78,7 @@ def export_format(retriever: Retriever, wanted: Format | None = None) -> Format:
     return possible
 
 
-def losses(retriever: Retriever) -> list[str]:
+def caveats(retriever: Retriever) -> list[str]:
     """What the other libraries do not take over, one sentence each."""
     text, scorer = retriever.tokenizer.format, retriever.scorer
     lost = []
@@ -92,8 +92,8 @@ def losses(retriever: Retriever) -> list[str]:
             "The score is the mean over query tokens, PyLate's the sum: theirs is larger by the number of query "
             "tokens, and ranks the passages of a query the same."
         )
-    tokenizer = retriever.tokenizer.tokenizer
-    unknown = [word for word in text.passage_skiplist if word not in tokenizer.get_vocab()]
+    vocabulary = retriever.tokenizer.tokenizer.get_vocab()
+    unknown = [word for word in text.passage_skiplist if word not in vocabulary]
     if isinstance(retriever.pooling, TokenProjection) and unknown:
         lost.append(
             f"The skiplist names {unknown[0]!r}, which is no token: PyLate and ifir_lightning drop every unknown token "
@@ -138,12 +138,20 @@ def write_export(
         own = {"scorer": describe(retriever.scorer), "text": text, "token_weights": retriever.pooling.has_weights}
         _write_json(folder / OWN_SETTINGS, own)
         (folder / "README.md").write_text(card, encoding="utf-8")
-    for sentence in losses(retriever):
+    for sentence in caveats(retriever):
         _log.warning("%s: %s", output, sentence)
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Raise if the folder holds something that must not be replaced."""
+    """Raise if the folder holds something that must not be replaced; with ``overwrite``, if it is more than a model."""
+    if output.is_file():
+        raise InputError(f"--output {output} is a file; allowed is a new or empty folder: choose another")
+    around = (Path.cwd(), *Path.cwd().parents, Path.home())
+    if output.resolve() in around or any((output / name).exists() for name in ("checkpoints", ".git")):
+        raise InputError(
+            f"--output {output} holds a run, a repository or the working directory, which --overwrite would delete; "
+            "allowed is a folder of its own: choose another"
+        )
     if output.exists() and not (output.is_dir() and not any(output.iterdir())) and not overwrite:
         raise InputError(
             f"--output {output} is not empty; allowed is a new or empty folder: choose another, or add --overwrite"
@@ -238,22 +246,25 @@ def _write_json(path: Path, content: object) -> None:
 @contextmanager
 def _replacing(output: Path) -> Iterator[Path]:
     """A new folder beside ``output`` that takes its place when all is written, and goes when something fails."""
+    output = output.resolve()  # the place that a link names
     partial = output.parent / f".{output.name}.partial-{os.getpid()}"
+    old = output.parent / f".{output.name}.old-{os.getpid()}"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         yield partial
-        old = output.parent / f".{output.name}.old-{os.getpid()}"
         if output.exists():
             output.rename(old)
         partial.rename(output)
-        shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"--output {output} could not be written ({reason(error)}); nothing half-written "
             "stays; allowed is a folder with room for the model: free some space or choose another disk"
         ) from error
     finally:
+        if old.exists() and not output.exists():
+            old.rename(output)
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)
 
 

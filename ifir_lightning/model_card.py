@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from ifir_lightning.export import export_format, losses
-from ifir_lightning.models.checkpoints import find_ckpt
+from ifir_lightning.export import caveats, export_format
+from ifir_lightning.models.checkpoints import find_ckpt, is_hub_id, is_run
 from ifir_lightning.models.pooling import TokenProjection
 from ifir_lightning.models.snapshot import read_history
 from ifir_lightning.retriever import Retriever
@@ -65,11 +65,12 @@ class History:
 
 def read_history_of(checkpoint: str) -> History:
     """The history of anything that ``model.checkpoint`` may name: a run knows its own, all else is its own source."""
-    path = Path(checkpoint)
-    if not (path.is_file() or (path / "checkpoints").is_dir()):
+    if not is_run(checkpoint):
         return History(checkpoint)
     file = find_ckpt(checkpoint)
     source, steps = read_history(file)
+    if file.resolve().parent.name != "checkpoints":
+        return History(source, steps)  # what lies around a moved file is not its own
     run = file.resolve().parents[1]
     recipe, metrics = run / "config.yaml", run / "followir" / f"step-{steps:08d}" / "metrics.json"
     return History(
@@ -97,10 +98,8 @@ def model_card(retriever: Retriever, history: History, name: str, licence: str) 
         "pipeline_tag": "sentence-similarity",
         "tags": ["ifir_lightning", "instruction-following-retrieval", "ColBERT" if late else "bi-encoder"],
     }
-    is_hub_id = bool(history.source) and not Path(history.source).exists()
-    header |= {"base_model": history.source.partition("@")[0]} if is_hub_id else {}
-    trained_on = history.trained_on
-    header |= {"datasets": [trained_on]} if trained_on and "/" in trained_on and not Path(trained_on).exists() else {}
+    header |= {"base_model": history.source.partition("@")[0]} if is_hub_id(history.source) else {}
+    header |= {"datasets": [history.trained_on]} if is_hub_id(history.trained_on or "") else {}
     sections = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n",
         f"# {Path(name).name}\n",
@@ -112,7 +111,7 @@ def model_card(retriever: Retriever, history: History, name: str, licence: str) 
         "## How to load it\n",
         (_OWN_LOADING + "\n" + _LOADING[layout]).replace("{name}", name),
         "## What other libraries do not take over\n",
-        "\n".join(f"- {sentence}" for sentence in losses(retriever)) or "Nothing: they compute the same scores.",
+        "\n".join(f"- {sentence}" for sentence in caveats(retriever)) or "Nothing: they compute the same scores.",
         "\n## Text format\n",
         _text_format(retriever),
     ]

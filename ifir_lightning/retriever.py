@@ -88,7 +88,7 @@ class Retriever(nn.Module):
             InputError: No query, or another number of instructions.
         """
         instructions = [""] * len(texts) if instructions is None else instructions
-        if not texts or isinstance(texts, str) or len(instructions) != len(texts):
+        if not texts or isinstance(texts, str) or isinstance(instructions, str) or len(instructions) != len(texts):
             raise InputError(
                 f"encode_queries got {_counted(texts)} queries and {len(instructions)} instructions; allowed are a "
                 "list of one or more queries and as many instructions: pass lists of equal length"
@@ -192,7 +192,7 @@ def build_retriever(
         notes.append("its query expansion is not used, since only late interaction counts the tokens that it adds")
     for note in notes:
         _log.info("%s: %s", read.name, note)
-    return Retriever(model, chosen_pooling, chosen_scorer, text_format, checkpoint or "")
+    return Retriever(model, chosen_pooling, chosen_scorer, text_format, str(checkpoint or ""))
 
 
 def _read(checkpoint: str | None, backbone: BackboneSettings) -> Checkpoint:
@@ -201,9 +201,19 @@ def _read(checkpoint: str | None, backbone: BackboneSettings) -> Checkpoint:
             f"model.checkpoint is {checkpoint!r} and model.backbone.config {backbone.config!r}; allowed is exactly "
             "one: give a checkpoint for trained weights or a config for random ones"
         )
-    tokenizer = None if backbone.tokenizer is None else load_tokenizer(backbone.tokenizer, backbone.tokenizer)
+    tokenizer = (
+        None
+        if backbone.tokenizer is None
+        else load_tokenizer(backbone.tokenizer, backbone.tokenizer, backbone.trust_remote_code)
+    )
     if checkpoint is not None:
-        read = read_checkpoint(checkpoint, backbone.trust_remote_code)
+        read = read_checkpoint(str(checkpoint), backbone.trust_remote_code)
+        if tokenizer is not None and len(tokenizer) > read.transformer.config.vocab_size:
+            raise InputError(
+                f"model.backbone.tokenizer {backbone.tokenizer!r} has {len(tokenizer)} tokens, the checkpoint "
+                f"{checkpoint!r} embeds {read.transformer.config.vocab_size}; allowed is its own: "
+                "leave model.backbone.tokenizer out"
+            )
         return read if tokenizer is None else replace(read, tokenizer=tokenizer)
     if tokenizer is None:
         raise InputError(

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from ifir_lightning.errors import InputError
 
 QueryExpansion = Literal["none", "attended", "unattended"]
 
@@ -36,6 +38,16 @@ class TextFormat:
     max_passage_length: int = 512
     passage_skiplist: tuple[str, ...] = ()
     query_expansion: QueryExpansion = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("max_query_length", "max_passage_length"):
+            if not isinstance(limit := getattr(self, name), int):
+                raise InputError(f"model.text.{name} is {limit!r}; allowed is a number of tokens: correct it")
+        if self.query_expansion not in get_args(QueryExpansion):
+            raise InputError(
+                f"model.text.query_expansion is {self.query_expansion!r}; allowed are "
+                f"{', '.join(get_args(QueryExpansion))}: choose one"
+            )
 
 
 @dataclass(frozen=True)

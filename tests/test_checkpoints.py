@@ -14,16 +14,19 @@ from conftest import random_tokens
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from small import HEADS, Head, make_head, retriever, synthetic_data, trainer
+from transformers import AutoTokenizer, MPNetConfig, MPNetModel, T5Config, T5Model
 
 from ifir_lightning import Retriever, load_retriever
 from ifir_lightning.errors import InputError
 from ifir_lightning.export import write_export
 from ifir_lightning.models import checkpoints
+from ifir_lightning.models.backbone import BackboneSettings
 from ifir_lightning.models.checkpoints import read_checkpoint
 from ifir_lightning.models.dense import Dense
 from ifir_lightning.models.pooling import CLSPooling, MeanPooling, Pooling, Projected, TokenProjection
 from ifir_lightning.models.scoring import Cosine, MaxSim, WeightedMaxSim
 from ifir_lightning.records import Embeddings, Hidden
+from ifir_lightning.retriever import build_retriever
 from ifir_lightning.text_format import TextSettings
 
 TEXTS = (["a quiet hotel", "the garden near the harbour"], ["breakfast and walks", "", "no hotel, no cost!"])
@@ -337,20 +340,28 @@ FAULTS: dict[str, tuple[Any, str]] = {
         r"activation os.system; allowed are Identity, Tanh",
     ),
     "widths": (lambda f: edit(f / "1_Dense/config.json", out_features="wide"), r"Dense layer from 32 to 'wide' \("),
-    "version": (
-        lambda f: edit(f / "ifir_lightning.json", text={"new": 1}),
-        r"written by another version: ifir_lightning.json and this version differ in .*new",
+    "scorer": (
+        lambda f: edit(f / "ifir_lightning.json", scorer={}),
+        r"says what cannot be understood \(KeyError: 'class_path'\)",
+    ),
+    "limit": (
+        lambda f: edit(f / "config_sentence_transformers.json", do_query_expansion=3, query_length={}),
+        r"model.text.max_query_length is {}",
+    ),
+    "prompts": (
+        lambda f: edit(f / "config_sentence_transformers.json", prompts=["q"]),
+        r"says what cannot be understood \(AttributeError",
     ),
     "modules": (lambda f: (f / "modules.json").write_text("[]"), r"has the modules none; allowed is one Transformer"),
     "order": (
         lambda f: (f / "modules.json").write_text(
-            json.dumps([{"type": f"x.{kind}", "path": ""} for kind in ("Transformer", "Dense", "Pooling")])
+            json.dumps([{"type": f"pylate.{kind}", "path": ""} for kind in ("Transformer", "Dense", "Pooling")])
         ),
         r"has the modules Transformer, Dense, Pooling; allowed is one Transformer, then Pooling, any Dense and Norm",
     ),
     "module": (
-        lambda f: (f / "modules.json").write_text('[{"type": "evil.Module", "path": ""}]'),
-        r"has a module evil.Module; allowed are Transformer, Pooling",
+        lambda f: (f / "modules.json").write_text('[{"type": "custom_st.Transformer", "path": ""}]'),
+        r"has a module custom_st.Transformer; allowed are Transformer, Pooling",
     ),
     "token weights": (
         lambda f: edit(f / "ifir_lightning.json", token_weights=True),
@@ -368,9 +379,9 @@ def test_a_damaged_folder(fault: str, late: Path) -> None:
     damage, expected = FAULTS[fault]
     damage(late)
     with pytest.raises(InputError, match=expected) as error:
-        read_checkpoint(str(late))
+        load_retriever(str(late))
     assert len(str(error.value).splitlines()) == 1
-    assert "late" in str(error.value)
+    assert "late" in str(error.value) or fault == "limit"  # which a recipe could set, and is named by its key
 
 
 def test_a_projection_for_another_backbone(late: Path) -> None:
@@ -400,7 +411,7 @@ def test_a_hub_id_is_fetched_at_its_revision(late: Path, monkeypatch: pytest.Mon
     asked = []
 
     def download(name: str, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        asked.append((name, revision, "*.bin" in allow_patterns, "*.py" in allow_patterns))
+        asked.append((name, revision, any("bin" in each for each in allow_patterns), "*.py" in allow_patterns))
         return str(late)
 
     monkeypatch.setattr(checkpoints, "snapshot_download", download)
@@ -414,12 +425,11 @@ def test_pickled_weights_are_fetched_only_where_there_are_no_others(
     late: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    for path in late.rglob("*.safetensors"):
-        path.unlink()
+    (late / "1_Dense" / "model.safetensors").unlink()
     monkeypatch.setattr(checkpoints, "_download", lambda *arguments: asked.append(arguments[2]) or late)
     with pytest.raises(InputError, match="owner/name"):
         load_retriever("owner/name")
-    assert asked[1] == ["*.bin"]
+    assert asked[1] == ["1_Dense/pytorch_model*.bin"]
 
 
 def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,8 +454,48 @@ def test_parts_are_described_and_made_again(head: Head, modernbert: Path) -> Non
     pooling, scorer = make_head(head)
     pooling.build(32)
     for part in (pooling, scorer):
-        made = rebuild(json.loads(json.dumps(describe(part))))
+        made = rebuild(json.loads(json.dumps(describe(part))), type(part))
         if isinstance(made, Pooling):
             made.build(32)
         assert describe(made) == describe(part)
         assert {k: v.shape for k, v in made.state_dict().items()} == {k: v.shape for k, v in part.state_dict().items()}
+
+
+def test_an_encoder_without_sdpa_equals_transformers(modernbert: Path, tmp_path: Path) -> None:
+    """MPNet has one kernel of its own; transformers refuses to run it with another."""
+    tokenizer = AutoTokenizer.from_pretrained(modernbert)
+    config = MPNetConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = MPNetModel(config, add_pooling_layer=False).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    read = load_retriever(str(tmp_path), MeanPooling(), Cosine())
+    (ours,) = read.encode_queries(["a quiet hotel"]).values_ND
+    with torch.no_grad():
+        expected = model(**tokenizer("a quiet hotel", return_tensors="pt", return_token_type_ids=False))
+    torch.testing.assert_close(ours, expected.last_hidden_state[0].mean(0), atol=1e-6, rtol=1e-5)
+
+
+def test_an_encoder_decoder_is_refused(modernbert: Path, tmp_path: Path) -> None:
+    T5Model(T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(modernbert).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"t5 is an encoder-decoder; allowed are encoders and decoders"):
+        load_retriever(str(tmp_path), MeanPooling(), Cosine())
+
+
+def test_instructions_are_a_list(modernbert: Path) -> None:
+    model = load_retriever(str(modernbert), MeanPooling(), Cosine())
+    for queries, instructions in (("ab", None), (["a", "b"], "xy"), (["a"], ["x", "y"]), ([], None)):
+        with pytest.raises(InputError, match=r"encode_queries got .*: pass lists of equal length"):
+            model.encode_queries(queries, instructions)
+    with pytest.raises(InputError, match=r"encode_passages got .*: pass a list"):
+        model.encode_passages("ab")
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings(modernbert: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(modernbert)
+    tokenizer.add_tokens(["one-more"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"tokenizer .* has \d+ tokens, the checkpoint .* embeds \d+; allowed is its"):
+        build_retriever(str(modernbert), BackboneSettings(tokenizer=str(tmp_path)), MeanPooling(), Cosine())

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from ifir_lightning.cli import main
 from ifir_lightning.commands import export as command
 from ifir_lightning.commands.export import export
 from ifir_lightning.errors import InputError
-from ifir_lightning.export import export_format, losses, write_export
+from ifir_lightning.export import caveats, export_format, write_export
 from ifir_lightning.models.dense import Dense
 from ifir_lightning.models.pooling import CLSPooling, MeanPooling, Pooling, Projected, TokenProjection
 from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer
@@ -123,7 +124,7 @@ def test_the_format_of_the_other_kind(head: Head, wanted: Any, allowed: str, mod
 def test_what_is_lost_is_said(modernbert: Path) -> None:
     def lost(head: Head, scorer: Scorer | None = None, **text: Any) -> str:
         model = load_retriever(str(modernbert), make_head(head)[0], scorer or make_head(head)[1], TextSettings(**text))
-        return " ".join(losses(model))
+        return " ".join(caveats(model))
 
     assert "plain MaxSim" in lost("weighted")
     assert "mean over query tokens" in lost("maxsim")
@@ -152,6 +153,11 @@ def test_a_folder_that_is_not_empty_needs_overwrite(modernbert: Path, tmp_path: 
         write_export(model, tmp_path / "out", card="second")
     assert (tmp_path / "out" / "README.md").read_text() == "first"
     (tmp_path / "out" / "old-file").touch()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for precious in (tmp_path / "run", Path.cwd(), tmp_path / "out" / "old-file"):
+        with pytest.raises(InputError, match=r"holds a run, a repository or the working dir|is a file; allowed"):
+            write_export(model, precious, card="", overwrite=True)
+    shutil.rmtree(tmp_path / "run")
     write_export(model, tmp_path / "out", card="second", overwrite=True)
     assert (tmp_path / "out" / "README.md").read_text() == "second"
     assert not (tmp_path / "out" / "old-file").exists()
@@ -173,6 +179,39 @@ def test_a_full_disk_leaves_what_was_there(modernbert: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "README.md").read_text() == "first"
     assert torch.equal(load_retriever(str(tmp_path / "out")).score(*TEXTS), model.score(*TEXTS))
+
+
+def test_a_rename_that_fails_leaves_what_was_there(
+    modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rename = built(modernbert, "maxsim"), Path.rename
+    write_export(model, tmp_path / "out", card="first")
+
+    def refuse(path: Path, target: Path) -> Path:
+        if "partial" in path.name:
+            raise OSError("stale file handle")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(InputError, match="stale file handle"):
+        write_export(model, tmp_path / "out", card="second", overwrite=True)
+    assert (tmp_path / "out" / "README.md").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_was_edited_says_what_counts(modernbert: Path, tmp_path: Path) -> None:
+    """Not our file beside it."""
+    write_export(built(modernbert, "bi-encoder"), tmp_path / "out", card="")
+    for file, change in (
+        ("sentence_bert_config.json", {"max_seq_length": 33}),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "dot", "prompts": {"query": "q: "}}),
+    ):
+        content = json.loads((tmp_path / "out" / file).read_text())
+        (tmp_path / "out" / file).write_text(json.dumps(content | change))
+    read = load_retriever(str(tmp_path / "out"))
+    text = read.tokenizer.format
+    assert (text.max_query_length, text.max_passage_length, text.query_prefix) == (33, 33, "q: ")
+    assert isinstance(read.scorer, Dot)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,8 @@ class ExportBest(Callback):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         assert isinstance(module, RetrieverModule)
+        if stage != "fit":
+            return
         try:
             export_format(module.retriever)
         except InputError as error:
@@ -54,4 +56,5 @@ def _best(trainer: Trainer) -> str | None:
     """File of the best checkpoint, else of the last."""
     callbacks = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
     callbacks.sort(key=lambda each: each.monitor is None)
-    return next((each.best_model_path for each in callbacks if each.best_model_path), None)
+    files = [file for each in callbacks for file in (each.best_model_path, each.last_model_path) if file]
+    return files[0] if files else None

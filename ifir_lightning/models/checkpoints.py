@@ -28,14 +28,33 @@ def read_checkpoint(checkpoint: str, trust_remote_code: bool = False) -> Checkpo
     Raises:
         InputError: It is none of these, or is damaged.
     """
+    try:
+        if is_run(checkpoint):
+            return read_snapshot(find_ckpt(checkpoint), checkpoint, trust_remote_code)
+        return read_folder(_folder(checkpoint, trust_remote_code), checkpoint, trust_remote_code)
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # settings of the wrong kind
+        raise InputError(
+            f"checkpoint {checkpoint!r} says what cannot be understood ({type(error).__name__}: {reason(error)}); "
+            "allowed are undamaged checkpoints of a version that this one knows: download it anew or choose another"
+        ) from error
+
+
+def is_run(checkpoint: str) -> bool:
+    """Whether it is a .ckpt file or a run folder of ours."""
     path = Path(checkpoint)
-    if path.is_file() or (path / "checkpoints").is_dir():
-        return read_snapshot(find_ckpt(checkpoint), checkpoint, trust_remote_code)
-    return read_folder(_folder(checkpoint, trust_remote_code), checkpoint, trust_remote_code)
+    is_model = (path / "modules.json").is_file() or (path / "config.json").is_file()
+    return path.is_file() or ((path / "checkpoints").is_dir() and not is_model)
+
+
+def is_hub_id(checkpoint: str) -> bool:
+    """Whether it can only be a name on the hub."""
+    return "/" in checkpoint and bool(_HUB_ID.fullmatch(checkpoint)) and not Path(checkpoint).exists()
 
 
 def find_ckpt(run: str) -> Path:
-    """The .ckpt file itself, or the one of a run folder: the best by its monitored metric, else the last.
+    """The .ckpt file itself, or the one of a run folder: the newest best-*.ckpt, else the last.
 
     Raises:
         InputError: There is none.
@@ -65,8 +84,8 @@ def _folder(checkpoint: str, trust_remote_code: bool) -> Path:
         )
     try:
         folder = _download(hub_id, revision, [*_FILES, *(["*.py"] if trust_remote_code else [])])
-        if not any(folder.rglob("*.safetensors")):
-            _download(hub_id, revision, ["*.bin"])
+        if pickled := [f"{part}pytorch_model*.bin" for part in _without_safetensors(folder)]:
+            _download(hub_id, revision, pickled)
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise InputError(
             f"checkpoint {checkpoint!r} is no folder and the hub did not give it ({reason(error)}); allowed are a "
@@ -74,6 +93,12 @@ def _folder(checkpoint: str, trust_remote_code: bool) -> Path:
             "check the name, the network and HF_TOKEN"
         ) from error
     return folder
+
+
+def _without_safetensors(folder: Path) -> list[str]:
+    """Places of a checkpoint that hold weights, but not in safetensors: "" for the root, "1_Dense/", ..."""
+    dense = [path.parent for path in folder.glob("*Dense*/config.json")]
+    return [f"{place.name}/" if place != folder else "" for place in [folder, *dense] if not [*place.glob("*.safet*")]]
 
 
 def _download(hub_id: str, revision: str, patterns: list[str]) -> Path:

@@ -7,9 +7,6 @@ from typing import Any
 from torch import nn
 
 from ifir_lightning.errors import InputError
-from ifir_lightning.models.dense import Dense
-from ifir_lightning.models.pooling import Pooling
-from ifir_lightning.models.scoring import Scorer
 
 Description = dict[str, Any]
 """``class_path`` and ``init_args``, as in a recipe."""
@@ -40,7 +37,7 @@ def describe(part: nn.Module) -> Description:
     return {"class_path": name, "init_args": arguments}
 
 
-def rebuild(description: Description, trust_remote_code: bool = False) -> Any:
+def rebuild(description: Description, base: type[Any], trust_remote_code: bool = False) -> Any:
     """The part of a description: the inverse of ``describe``, its weights random or not there yet.
 
     Raises:
@@ -55,8 +52,8 @@ def rebuild(description: Description, trust_remote_code: bool = False) -> Any:
         )
     try:
         cls = getattr(import_module(module), name)
-        if not issubclass(cls, Pooling | Scorer | Dense):
-            raise TypeError(f"{path} is neither a pooling nor a scorer")
+        if not issubclass(cls, base):
+            raise TypeError(f"{path} is no {base.__name__}")
         return cls(**{key: _rebuilt(value, trust_remote_code) for key, value in arguments.items()})
     except (ImportError, AttributeError, TypeError) as error:
         raise InputError(
@@ -91,5 +88,5 @@ def _rebuilt(value: Any, trust_remote_code: bool) -> Any:
     if isinstance(value, list):
         return [_rebuilt(each, trust_remote_code) for each in value]
     if isinstance(value, dict):
-        return rebuild(value, trust_remote_code)
+        return rebuild(value, nn.Module, trust_remote_code)
     return value

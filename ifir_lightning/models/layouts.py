@@ -8,7 +8,7 @@ import logging
 import re
 import string
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +21,6 @@ from ifir_lightning.models.files import OWN_SETTINGS, TOKEN_WEIGHTS, load_into, 
 from ifir_lightning.models.pooling import CLSPooling, LastTokenPooling, MeanPooling, Pooling, Projected, TokenProjection
 from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer
 from ifir_lightning.models.transformer import load_tokenizer, load_transformer
-from ifir_lightning.text_format import TextFormat
 
 _log = logging.getLogger(__name__)
 PUNCTUATION = tuple(string.punctuation)
@@ -85,9 +84,14 @@ def _read_modules(folder: Path, name: str, trust_remote_code: bool) -> Checkpoin
     ]
     kinds = [module.rpartition(".")[2] for module, _ in modules]
     known = ("Transformer", "Pooling", "Dense", "Normalize", "MultiVectorMask")
-    if unknown := [module for (module, _), kind in zip(modules, kinds, strict=True) if kind not in known]:
+    if unknown := [
+        module
+        for (module, _), kind in zip(modules, kinds, strict=True)
+        if kind not in known or module.partition(".")[0] not in ("sentence_transformers", "pylate")
+    ]:
         raise InputError(
-            f"checkpoint {name!r} has a module {unknown[0]}; allowed are {', '.join(known)}: choose another checkpoint"
+            f"checkpoint {name!r} has a module {unknown[0]}; allowed are "
+            f"{', '.join(known)} of sentence-transformers and PyLate: choose another checkpoint"
         )
     if not any(re.fullmatch(order, " ".join(kinds)) for order in _ORDERS):
         raise InputError(
@@ -116,17 +120,15 @@ def _read_modules(folder: Path, name: str, trust_remote_code: bool) -> Checkpoin
 
 
 def _with_own_settings(read: Checkpoint, own: dict[str, Any]) -> Checkpoint:
-    """What the other libraries have no word for stands in a file of ours, where we wrote the folder."""
-    if not own:
+    """What the other libraries have no word for, from a file of ours where we wrote the folder: the kind of MaxSim,
+    and a bi-encoder's two limits, as long as the folder still says their larger one."""
+    if not own or read.pooling is None:
         return read
-    if unknown := set(own["text"]) ^ {each.name for each in fields(TextFormat)}:
-        raise InputError(
-            f"checkpoint {read.name!r} was written by another version: {OWN_SETTINGS} and this version differ in "
-            f"{', '.join(sorted(unknown))}; allowed is the version that wrote it: install it, or delete the file "
-            "(the rest is a folder of PyLate or sentence-transformers)"
-        )
-    text = own["text"] | {"passage_skiplist": tuple(own["text"]["passage_skiplist"])}
-    return replace(read, scorer=rebuild(own["scorer"]), text=text)
+    if not read.pooling.one_per_text:
+        return replace(read, scorer=rebuild(own["scorer"], Scorer))
+    limits = {name: own["text"][name] for name in ("max_query_length", "max_passage_length")}
+    same = max(limits.values()) == read.text.get("max_query_length")
+    return replace(read, text={**read.text, **limits}) if same else read
 
 
 def _transformer_settings(root: Path, name: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def read_snapshot(path: Path, name: str, trust_remote_code: bool = False) -> Che
             "folder's checkpoints"
         )
     transformer = from_config(_config(record["config"], name), trust_remote_code)
-    pooling, scorer = (rebuild(record[part], trust_remote_code) for part in ("pooling", "scorer"))
+    pooling = rebuild(record["pooling"], Pooling, trust_remote_code)
+    scorer = rebuild(record["scorer"], Scorer, trust_remote_code)
     pooling.build(transformer.config.hidden_size)
     weights = content["state_dict"]
     for prefix, part in (("backbone.model.", transformer), ("pooling.", pooling), ("scorer.", scorer)):

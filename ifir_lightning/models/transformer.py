@@ -83,14 +83,20 @@ def from_config(config: PretrainedConfig, trust_remote_code: bool = False) -> Pr
     return _for_retrieval(model, config)
 
 
-def _implementation(config: PretrainedConfig) -> str:
-    return PACKED_ATTENTION if config.model_type in PACKED_MODELS else "sdpa"
+def _implementation(config: PretrainedConfig) -> str | None:
+    """Ours for packed models; for others the fastest of transformers' own that the model has."""
+    return PACKED_ATTENTION if config.model_type in PACKED_MODELS else None
 
 
 def _for_retrieval(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
     """In training mode (Lightning trains in the mode it finds: without dropout) and without BERT's pooler, which
     takes no part in retrieval: DDP refuses parameters without a gradient."""
-    assert model.config._attn_implementation == _implementation(config), "transformers ignored the attention asked for"
+    if config.is_encoder_decoder:
+        raise InputError(
+            f"{config.model_type} is an encoder-decoder; allowed are encoders and decoders: choose another checkpoint"
+        )
+    asked, taken = _implementation(config), model.config._attn_implementation
+    assert asked in (None, taken), f"transformers took the attention {taken}, not {asked}"
     if "pooler" in dict(model.named_children()):
         model.register_module("pooler", None)
     return model.train()
