@@ -36,8 +36,8 @@ def attend(
     kernel: Kernel, qkv: list[Tensor], lengths: list[int], window: int | None, attend_T: Tensor | None = None
 ) -> Tensor:
     layout = make_layout(torch.tensor(lengths), kernel, qkv[0].device, attend_T)
-    batch = [tensor[None] for tensor in qkv]
-    return packed_attention(torch.nn.Identity(), *batch, None, layout=layout, scaling=0.3, sliding_window=window)[0][0]
+    qkv_T3HW = torch.stack([tensor.transpose(0, 1) for tensor in qkv], dim=1)
+    return packed_attention(qkv_T3HW, layout, scale=0.3, window=window)
 
 
 @pytest.mark.parametrize("window", [None, 1, 4, 20])

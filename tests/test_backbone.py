@@ -117,22 +117,20 @@ def test_padded_rectangles_keep_to_their_size(bert: Path, max_padded_tokens: int
     assert all(rows * length <= max_padded_tokens or rows == 1 for rows, length in sizes)
 
 
-def test_a_packed_model_run_without_its_layout_fails_instead_of_mixing_texts(packed: Backbone) -> None:
+def test_a_packed_model_run_by_transformers_fails_instead_of_mixing_texts(packed: Backbone) -> None:
     """transformers takes ``position_ids`` alone without a word, and lets every token see every text."""
     tokens = random_tokens([3, 5])
     position_ids = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]])
-    with pytest.raises(TypeError, match=r"layout"):
+    with pytest.raises(TypeError, match=r"PackedLayer.forward"):
         packed.model(input_ids=tokens.input_ids_T[None], position_ids=position_ids)
 
 
 def test_positions_begin_anew_with_every_text(packed: Backbone) -> None:
     """Rotary positions are relative, so numbers do not show it until long batches cost them their precision."""
     seen = []
-    packed.model.register_forward_pre_hook(
-        lambda _, args, inputs: seen.append(inputs["position_ids"]), with_kwargs=True
-    )
+    packed.model.rotary_emb.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].tolist()))
     packed(random_tokens([3, 1, 2]))
-    assert seen[0].tolist() == [[0, 0, 1, 0, 1, 2]]
+    assert seen == 2 * [[[0, 0, 1, 0, 1, 2]]]
 
 
 def test_no_text_sees_another(packed: Backbone) -> None:

@@ -1,24 +1,21 @@
-"""Attention over packed texts: one function registered with transformers, three kernels under it.
+"""Attention over packed texts: one function, three kernels under it.
 
-A sliding window reaches the function as transformers counts it: ``sliding_window=65`` means that token i sees
-token j where |i - j| <= 64.
+A sliding window is counted as transformers does: 65 means that token i sees token j where |i - j| <= 64.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface
 
 from ifir_lightning.errors import InputError
 
 Attention = Literal["auto", "flash_attention_2", "varlen", "sdpa"]
 Kernel = Literal["flash_attention_2", "varlen", "sdpa"]
-PACKED_ATTENTION = "ifir_packed"
 
 
 @dataclass(frozen=True)
@@ -55,35 +52,26 @@ def make_layout(lengths_B: Tensor, kernel: Kernel, device: torch.device, attend_
 
 
 def packed_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    layout: Layout,
-    scaling: float,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention within each text of [1, heads, T, width] tensors; returns [1, T, heads, width].
+    qkv_T3HW: Tensor, layout: Layout, scale: float, dropout: float = 0.0, window: int | None = None
+) -> Tensor:
+    """heads_THW: attention within each text.
 
-    The signature is that of transformers' attention interface; ``layout`` arrives through the model's keyword
-    arguments. A model run without it fails here instead of mixing its texts.
+    Args:
+        qkv_T3HW: Queries, keys and values of H heads of width W.
+        layout: Where each text begins and ends.
+        scale: Multiplies the products of queries and keys.
+        dropout: Of attention weights.
+        window: Token i sees token j where |i - j| < window; None for all tokens of the text.
     """
-    assert attention_mask is None, "packed texts have no mask"
-    heads = _KERNELS[layout.kernel](query[0], key[0], value[0], layout, scaling, dropout, sliding_window)
-    return heads.unsqueeze(0), None
+    return _KERNELS[layout.kernel](qkv_T3HW, layout, scale, dropout, window)
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, p: float, window: int | None) -> Tensor:
+def _sdpa(qkv_T3HW: Tensor, layout: Layout, scale: float, dropout: float, window: int | None) -> Tensor:
     sizes = [count * length for count, length in layout.groups]
-    parts = (tensor.split(sizes, dim=1) for tensor in (q, k, v))
     seen = [None] * len(sizes) if layout.attend_T is None else layout.attend_T.split(sizes)
     outputs = []
-    for (count, length), attend_T, *heads in zip(layout.groups, seen, *parts, strict=True):
-        query, key, value = (part.unflatten(1, (count, length)).transpose(0, 1) for part in heads)
+    for (count, length), attend_T, part in zip(layout.groups, seen, qkv_T3HW.split(sizes), strict=True):
+        query, key, value = part.unflatten(0, (count, length)).permute(2, 0, 3, 1, 4).unbind()
         mask = None
         if window is not None and length > window:
             assert layout.distance is not None
@@ -91,43 +79,26 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, p: floa
         if attend_T is not None:
             attend_B11L = attend_T.view(count, 1, 1, length)
             mask = attend_B11L if mask is None else mask & attend_B11L
-        attended = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=p, scale=scale)
+        attended = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scale)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)
 
 
-def _varlen(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, p: float, window: int | None) -> Tensor:
+def _varlen(qkv_T3HW: Tensor, layout: Layout, scale: float, dropout: float, window: int | None) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    attended = varlen_attn(
-        q.transpose(0, 1),
-        k.transpose(0, 1),
-        v.transpose(0, 1),
-        layout.cumulative,
-        layout.cumulative,
-        layout.max_length,
-        layout.max_length,
-        scale=scale,
-        window_size=_reach(window),
-    )
+    query, key, value = qkv_T3HW.unbind(1)
+    ends, longest = layout.cumulative, layout.max_length
+    attended = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scale, window_size=_reach(window))
     assert isinstance(attended, Tensor)
     return attended
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, p: float, window: int | None) -> Tensor:
-    from flash_attn import flash_attn_varlen_func
+def _flash(qkv_T3HW: Tensor, layout: Layout, scale: float, dropout: float, window: int | None) -> Tensor:
+    from flash_attn import flash_attn_varlen_qkvpacked_func
 
-    return flash_attn_varlen_func(
-        q.transpose(0, 1),
-        k.transpose(0, 1),
-        v.transpose(0, 1),
-        layout.cumulative,
-        layout.cumulative,
-        layout.max_length,
-        layout.max_length,
-        dropout_p=p,
-        softmax_scale=scale,
-        window_size=_reach(window),
+    return flash_attn_varlen_qkvpacked_func(
+        qkv_T3HW, layout.cumulative, layout.max_length, dropout, softmax_scale=scale, window_size=_reach(window)
     )
 
 
@@ -142,7 +113,6 @@ _KERNELS: dict[Kernel, Callable[..., Tensor]] = {
     "sdpa": _sdpa,
 }
 _EXPANSION = "it has no mask, which model.text.query_expansion unattended needs"
-AttentionInterface.register(PACKED_ATTENTION, packed_attention)
 
 
 def choose_kernel(

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ifir_lightning.errors import InputError
 from ifir_lightning.models.attention import Attention, Kernel, choose_kernel, make_layout
+from ifir_lightning.models.modernbert import encode_packed
 from ifir_lightning.models.transformer import PACKED_MODELS
 from ifir_lightning.records import Hidden, Tokens, segment_rows
 
@@ -121,15 +122,8 @@ class Backbone(nn.Module):
         return Hidden(tokens.lengths_B, values_TD.index_select(0, rows_T.to(values_TD.device)), tokens.keep_T)
 
     def _run_packed(self, tokens: Tokens) -> Tensor:
-        device = tokens.input_ids_T.device
-        layout = make_layout(tokens.lengths_B, self.kernel, device, tokens.attend_T)
-        position_T = segment_rows(torch.zeros_like(tokens.lengths_B), tokens.lengths_B)
-        outputs = self.model(
-            input_ids=tokens.input_ids_T.unsqueeze(0),
-            position_ids=position_T.to(device, non_blocking=True).unsqueeze(0),
-            layout=layout,
-        )
-        return outputs.last_hidden_state[0]
+        layout = make_layout(tokens.lengths_B, self.kernel, tokens.input_ids_T.device, tokens.attend_T)
+        return encode_packed(self.model, tokens.input_ids_T, tokens.lengths_B, layout)
 
     def _run_padded(self, tokens: Tokens) -> Tensor:
         """Texts sorted by length, in chunks of at most ``max_padded_tokens``."""

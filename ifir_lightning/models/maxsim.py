@@ -1,31 +1,23 @@
 """The kernel under MaxSim: each query token's best match in each passage, without the similarity matrix.
 
-Of the [query tokens x passage tokens] matrix only one block exists at a time; what stays for the backward pass is
-the number of the winning passage token: N_queries x P integers.
+Of the [query tokens x passage tokens] matrix only one small piece exists at a time; what stays for the backward pass
+is the number of the winning passage token: N_queries x P integers. The gradient is a sparse matrix product (every
+query token has P weighted passage tokens), which is what ``embedding_bag`` computes.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ifir_lightning.records import Embeddings, segment_rows
 
-MAX_BLOCK_ELEMENTS = 2**24
-"""Similarities held at a time: 64 MB in float32."""
+MAX_PIECE_ELEMENTS = 2**20
+"""Similarities held at a time: 4 MB in float32, which a processor's cache holds."""
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Some passages of similar length as a rectangle: ``rows_PL`` numbers their embeddings, -1 where there is none."""
-
-    passages: Tensor
-    rows_PL: Tensor
-
-
-def best_similarity(queries_ND: Tensor, passages: Embeddings, max_elements: int = MAX_BLOCK_ELEMENTS) -> Tensor:
+def best_similarity(queries_ND: Tensor, passages: Embeddings, max_elements: int = MAX_PIECE_ELEMENTS) -> Tensor:
     """best_NP[n, p] = max over the embeddings d of passage p of <query embedding n, d>, in float32.
 
     Args:
@@ -35,66 +27,62 @@ def best_similarity(queries_ND: Tensor, passages: Embeddings, max_elements: int 
 
     The gradient goes to the winning embedding only (the first one where several tie).
     """
-    blocks = list(_blocks(passages.lengths_B, len(queries_ND), max_elements, queries_ND.device))
-    return _BestSimilarity.apply(queries_ND.float(), passages.values_ND.float(), blocks)
+    assert int(passages.lengths_B.min()) > 0, "a passage without embeddings has no best match"
+    lengths = passages.lengths_B.tolist()
+    return _BestSimilarity.apply(queries_ND.float(), passages.values_ND.float(), lengths, max_elements)
 
 
 class _BestSimilarity(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, queries_ND: Tensor, passages_ND: Tensor, blocks: list[_Block]) -> Tensor:
-        num_passages = sum(len(block.passages) for block in blocks)
-        best_NP = queries_ND.new_empty(len(queries_ND), num_passages)
-        winner_NP = torch.empty_like(best_NP, dtype=torch.int32)
-        for block in blocks:
-            similarity_NPL = _similarities(queries_ND, passages_ND, block)
-            best_NP[:, block.passages], winner = similarity_NPL.max(dim=-1)
-            winner_NP[:, block.passages] = winner.to(torch.int32)
-        ctx.save_for_backward(queries_ND, passages_ND, winner_NP)
-        ctx.blocks = blocks
-        return best_NP
+    def forward(ctx: Any, queries_ND: Tensor, passages_ND: Tensor, lengths: list[int], max_elements: int) -> Tensor:
+        best_PN = queries_ND.new_empty(len(lengths), len(queries_ND))
+        winner_PN = torch.empty_like(best_PN, dtype=torch.int32)
+        rows = max(1, max_elements // max(lengths))
+        start = 0
+        for number, passage_LD in enumerate(passages_ND.split(lengths)):
+            for part_ND, best_N, winner_N in zip(
+                queries_ND.split(rows), best_PN[number].split(rows), winner_PN[number].split(rows), strict=True
+            ):
+                best, winner = (part_ND @ passage_LD.T).max(dim=1)
+                best_N.copy_(best)
+                winner_N.copy_(winner).add_(start)
+            start += len(passage_LD)
+        ctx.save_for_backward(queries_ND, passages_ND, winner_PN)
+        return best_PN.T
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Scatter the gradient to the winners of a block at a time, then two matrix products."""
-        (grad_NP,) = gradients
-        queries_ND, passages_ND, winner_NP = ctx.saved_tensors
-        grad_queries_ND, grad_passages_ND = torch.zeros_like(queries_ND), torch.zeros_like(passages_ND)
-        for block in ctx.blocks:
-            grad_NPL = grad_NP.new_zeros(len(queries_ND), *block.rows_PL.shape)
-            winner = winner_NP[:, block.passages].long().unsqueeze(-1)
-            grad_NPL.scatter_(2, winner, grad_NP[:, block.passages].unsqueeze(-1))
-            real_PL = block.rows_PL >= 0
-            grad_NR = grad_NPL[:, real_PL]
-            rows_R = block.rows_PL[real_PL]
-            grad_queries_ND.addmm_(grad_NR, passages_ND[rows_R])
-            grad_passages_ND[rows_R] = grad_NR.T @ queries_ND
-        return grad_queries_ND, grad_passages_ND, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        queries_ND, passages_ND, winner_PN = ctx.saved_tensors
+        return (
+            _query_gradient(gradients[0], passages_ND, winner_PN) if ctx.needs_input_grad[0] else None,
+            _passage_gradient(gradients[0], queries_ND, winner_PN, len(passages_ND))
+            if ctx.needs_input_grad[1]
+            else None,
+            None,
+            None,
+        )
 
 
-def _similarities(queries_ND: Tensor, passages_ND: Tensor, block: _Block) -> Tensor:
-    """similarity_NPL of one block; minus infinity where a passage has no token."""
-    tokens_PLD = passages_ND[block.rows_PL]
-    similarity_NPL = (queries_ND @ tokens_PLD.flatten(0, 1).T).unflatten(1, block.rows_PL.shape)
-    return similarity_NPL.masked_fill_(block.rows_PL < 0, float("-inf"))
+def _query_gradient(grad_NP: Tensor, passages_ND: Tensor, winner_PN: Tensor) -> Tensor:
+    """Of query token n: the sum over passages of gradient times winner."""
+    num_passages, num_rows = winner_PN.shape
+    starts_N = torch.arange(num_rows, dtype=torch.int32, device=grad_NP.device) * num_passages
+    return _weighted_sums(passages_ND, winner_PN.T.flatten(), grad_NP.flatten(), starts_N)
 
 
-def _blocks(lengths_P: Tensor, num_rows: int, max_elements: int, device: torch.device) -> Iterator[_Block]:
-    """Passages by length, in rectangles of at most ``max_elements`` similarities (a single passage may exceed it)."""
-    assert int(lengths_P.min()) > 0, "a passage without embeddings has no best match"
-    order_P = lengths_P.argsort(stable=True)
-    offsets_P = lengths_P.cumsum(0) - lengths_P
-    start = 0
-    while start < len(order_P):
-        stop = start + _num_fitting(lengths_P[order_P[start:]], max_elements // max(num_rows, 1))
-        part = order_P[start:stop]
-        yield _Block(part.to(device), pad_rows(offsets_P[part], lengths_P[part]).to(device))
-        start = stop
+def _passage_gradient(grad_NP: Tensor, queries_ND: Tensor, winner_PN: Tensor, num_tokens: int) -> Tensor:
+    """Of passage token m: the sum over query tokens that it won of gradient times query token."""
+    winners = winner_PN.flatten()
+    order = winners.argsort(stable=True)
+    count_M = winners.bincount(minlength=num_tokens)
+    query = (order % winner_PN.shape[1]).to(torch.int32)
+    starts_M = (count_M.cumsum(0) - count_M).to(torch.int32)
+    return _weighted_sums(queries_ND, query, grad_NP.T.flatten()[order], starts_M)
 
 
-def _num_fitting(lengths: Tensor, max_tokens: int) -> int:
-    """How many of the first passages make a rectangle of at most ``max_tokens``; at least one."""
-    padded = torch.arange(1, len(lengths) + 1) * lengths
-    return max(1, int((padded <= max_tokens).sum()))
+def _weighted_sums(rows_ND: Tensor, index_K: Tensor, weight_K: Tensor, starts: Tensor) -> Tensor:
+    """For each stretch of K that begins at ``starts``: the sum of weight times row."""
+    return F.embedding_bag(index_K, rows_ND, starts, mode="sum", per_sample_weights=weight_K)
 
 
 def pad_rows(offsets_K: Tensor, lengths_K: Tensor) -> Tensor:

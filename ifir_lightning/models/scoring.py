@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ifir_lightning.models.maxsim import MAX_BLOCK_ELEMENTS, best_similarity, pad_rows
+from ifir_lightning.models.maxsim import best_similarity, pad_rows
 from ifir_lightning.records import Embeddings
 
 Reduction = Literal["sum", "mean"]
+
+MAX_BLOCK_ELEMENTS = 2**24
+"""Numbers in the rectangles of listed pairs held at a time: 64 MB in float32."""
 
 
 class Scorer(nn.Module, ABC):

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from ifir_lightning.errors import InputError, reason
-from ifir_lightning.models.attention import PACKED_ATTENTION
+from ifir_lightning.models.modernbert import pack_layers
 
 PACKED_MODELS = ("modernbert",)
 """Model types whose attention runs on packed texts."""
@@ -41,7 +41,6 @@ def load_transformer(folder: str, name: str, trust_remote_code: bool = False) ->
             folder,
             config=config,
             dtype=torch.float32,
-            attn_implementation=_implementation(config),
             output_loading_info=True,
             trust_remote_code=trust_remote_code,
             weights_only=True,
@@ -77,15 +76,9 @@ def from_config(config: PretrainedConfig, trust_remote_code: bool = False) -> Pr
     model = AutoModel.from_config(
         config,
         dtype=torch.float32,
-        attn_implementation=_implementation(config),
         trust_remote_code=trust_remote_code,
     )
     return _for_retrieval(model, config)
-
-
-def _implementation(config: PretrainedConfig) -> str | None:
-    """Ours for packed models; for others the fastest of transformers' own that the model has."""
-    return PACKED_ATTENTION if config.model_type in PACKED_MODELS else None
 
 
 def _for_retrieval(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
@@ -95,8 +88,8 @@ def _for_retrieval(model: PreTrainedModel, config: PretrainedConfig) -> PreTrain
         raise InputError(
             f"{config.model_type} is an encoder-decoder; allowed are encoders and decoders: choose another checkpoint"
         )
-    asked, taken = _implementation(config), model.config._attn_implementation
-    assert asked in (None, taken), f"transformers took the attention {taken}, not {asked}"
+    if config.model_type in PACKED_MODELS:
+        pack_layers(model)
     if "pooler" in dict(model.named_children()):
         model.register_module("pooler", None)
     return model.train()

@@ -1,0 +1,120 @@
+"""ModernBERT on packed texts: transformers' weights, configuration and files, and a forward pass of our own.
+
+The pass computes what transformers' does, with less memory traffic: queries and keys are rotated in one go, the gated
+MLP keeps its input only and computes the activation again in the backward pass, nothing is padded or masked.
+"""
+
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from ifir_lightning.models.attention import Layout, packed_attention
+from ifir_lightning.records import segment_rows
+
+ModernBert = Any
+"""``transformers.ModernBertModel``, whose parts the type checker does not know."""
+Rotation = tuple[Tensor, Tensor]
+"""Cosine and sine of each token's angles, [T, 1, 1, width of a head / 2]."""
+
+
+def pack_layers(model: ModernBert) -> None:
+    """Let every layer run packed; names of weights stay, so that checkpoints are read and written as ever."""
+    model.layers = nn.ModuleList(PackedLayer(layer) for layer in model.layers)
+
+
+def encode_packed(model: ModernBert, input_ids_T: Tensor, lengths_B: Tensor, layout: Layout) -> Tensor:
+    """hidden_TD of the last layer, for texts of ``lengths_B`` tokens (on the CPU) laid end to end."""
+    position_T = segment_rows(torch.zeros_like(lengths_B), lengths_B).to(input_ids_T.device, non_blocking=True)
+    hidden_TD = model.embeddings(input_ids_T)
+    rotations = {kind: _rotation(model, hidden_TD, position_T, kind) for kind in set(model.config.layer_types)}
+    for layer in model.layers:
+        hidden_TD = layer(hidden_TD, rotations[layer.attention_type], layout)
+    return model.final_norm(hidden_TD)
+
+
+@final
+class PackedLayer(nn.Module):
+    """A layer of ModernBERT that takes over the modules of transformers' own."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.attn_norm, self.attn = layer.attn_norm, layer.attn
+        self.mlp_norm, self.mlp = layer.mlp_norm, layer.mlp
+        self.attention_type: str = layer.attention_type
+
+    def forward(self, hidden_TD: Tensor, rotation: Rotation, layout: Layout) -> Tensor:
+        """Attention within each text, then the gated MLP, each added to what came in."""
+        hidden_TD = hidden_TD + self._attend(self.attn_norm(hidden_TD), rotation, layout)
+        gated_TI = gate(self.mlp.Wi(self.mlp_norm(hidden_TD)), self.mlp.act)
+        return hidden_TD + self.mlp.Wo(self.mlp.drop(gated_TI))
+
+    def _attend(self, hidden_TD: Tensor, rotation: Rotation, layout: Layout) -> Tensor:
+        attn = self.attn
+        qkv_T3HW = rotate(attn.Wqkv(hidden_TD).unflatten(-1, (3, -1, attn.head_dim)), *rotation)
+        dropout = attn.attention_dropout if self.training else 0.0
+        heads_THW = packed_attention(qkv_T3HW, layout, attn.head_dim**-0.5, dropout, attn.sliding_window)
+        return attn.out_drop(attn.Wo(heads_THW.flatten(1)))
+
+
+def rotate(qkv_T3HW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: queries and keys turned by their token's angles, values as they are (Su et al. 2021)."""
+    return _Rotate.apply(qkv_T3HW, cos, sin)
+
+
+def gate(both_TI: Tensor, activation: nn.Module) -> Tensor:
+    """activation(first half) * second half, of which only ``both_TI`` is kept for the backward pass."""
+    return _Gate.apply(both_TI, activation)
+
+
+def _rotation(model: ModernBert, hidden_TD: Tensor, position_T: Tensor, kind: str) -> Rotation:
+    """transformers says every angle twice, for the two halves of a head."""
+    cos, sin = model.rotary_emb(hidden_TD, position_T[None], kind)
+    half = cos.shape[-1] // 2
+    return cos[0, :, None, None, :half], sin[0, :, None, None, :half]
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv_T3HW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(qkv_T3HW, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of a rotation is the rotation back."""
+        cos, sin = ctx.saved_tensors
+        return _turned(gradients[0], cos, -sin), None, None
+
+
+def _turned(qkv_T3HW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    turned_T3HW = torch.empty_like(qkv_T3HW)
+    first, second = qkv_T3HW[:, :2].chunk(2, dim=-1)
+    to_first, to_second = turned_T3HW[:, :2].chunk(2, dim=-1)
+    to_first.copy_(first * cos - second * sin)
+    to_second.copy_(second * cos + first * sin)
+    turned_T3HW[:, 2] = qkv_T3HW[:, 2]
+    return turned_T3HW
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, both_TI: Tensor, activation: nn.Module) -> Tensor:
+        ctx.save_for_backward(both_TI)
+        ctx.activation = activation
+        first_TI, second_TI = both_TI.chunk(2, dim=-1)
+        return activation(first_TI) * second_TI
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (both_TI,) = ctx.saved_tensors
+        first_TI, second_TI = both_TI.chunk(2, dim=-1)
+        grad_TI = torch.empty_like(both_TI)
+        grad_first_TI, grad_second_TI = grad_TI.chunk(2, dim=-1)
+        with torch.enable_grad():
+            first_TI = first_TI.detach().requires_grad_()
+            activated_TI = ctx.activation(first_TI)
+        torch.mul(gradients[0], activated_TI.detach(), out=grad_second_TI)
+        (slope_TI,) = torch.autograd.grad(activated_TI, first_TI, gradients[0] * second_TI)
+        grad_first_TI.copy_(slope_TI)
+        return grad_TI, None
