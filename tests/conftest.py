@@ -5,9 +5,13 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
 
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read by triton when it is imported, by transformers for one
+
 import datasets
 import pytest
-import torch
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, PreTrainedTokenizerBase
 
 from ifir_lightning.data.synthetic import build_tokenizer

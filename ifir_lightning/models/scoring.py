@@ -1,7 +1,7 @@
 """Embeddings of queries and passages -> scores, always in float32."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal
 
 import torch
@@ -64,14 +64,15 @@ class MaxSim(Scorer):
     Args:
         reduction: ``sum`` is the published convention; ``mean`` divides by the number of query tokens, so that a
             score spans [-1, 1] like a cosine and one temperature serves both paradigms.
+        fused: On CUDA, score all pairs with the Triton kernel; with false, as on a CPU, passage by passage in torch.
     """
 
-    def __init__(self, reduction: Reduction = "sum") -> None:
+    def __init__(self, reduction: Reduction = "sum", fused: bool = True) -> None:
         super().__init__()
-        self.reduction = reduction
+        self.reduction, self.fused = reduction, fused
 
     def forward(self, queries: Embeddings, passages: Embeddings) -> Tensor:
-        return _maxsim(queries, passages, None, self.reduction)
+        return _maxsim(queries, passages, None, self.reduction, self.fused)
 
     def pairs(self, queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> Tensor:
         return _maxsim_pairs(queries, passages, None, self.reduction, index_K2)
@@ -86,16 +87,17 @@ class WeightedMaxSim(Scorer):
 
     Args:
         reduction: As in ``MaxSim``; ``mean`` divides by the number of query tokens, not by the sum of weights.
+        fused: As in ``MaxSim``.
     """
 
     needs_weights: ClassVar[bool] = True
 
-    def __init__(self, reduction: Reduction = "sum") -> None:
+    def __init__(self, reduction: Reduction = "sum", fused: bool = True) -> None:
         super().__init__()
-        self.reduction = reduction
+        self.reduction, self.fused = reduction, fused
 
     def forward(self, queries: Embeddings, passages: Embeddings) -> Tensor:
-        return _maxsim(queries, passages, queries.weights_N, self.reduction)
+        return _maxsim(queries, passages, queries.weights_N, self.reduction, self.fused)
 
     def pairs(self, queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> Tensor:
         return _maxsim_pairs(queries, passages, queries.weights_N, self.reduction, index_K2)
@@ -115,13 +117,23 @@ def _dot_pairs(queries_QD: Tensor, passages_PD: Tensor, index_K2: Tensor) -> Ten
     return (queries_QD[query_K] * passages_PD[passage_K]).sum(-1)
 
 
-def _maxsim(queries: Embeddings, passages: Embeddings, weights_N: Tensor | None, reduction: Reduction) -> Tensor:
+def _maxsim(
+    queries: Embeddings, passages: Embeddings, weights_N: Tensor | None, reduction: Reduction, fused: bool
+) -> Tensor:
+    best = _fused_kernel() if fused and queries.values_ND.is_cuda else best_similarity
     with torch.autocast(queries.values_ND.device.type, enabled=False):
-        best_NP = best_similarity(queries.values_ND, passages)
+        best_NP = best(queries.values_ND, passages)
     if weights_N is not None:
         best_NP = best_NP * weights_N[:, None]
     lengths_Q = queries.lengths_B.to(best_NP.device)
     return torch.segment_reduce(best_NP, reduction, lengths=lengths_Q, axis=0)
+
+
+def _fused_kernel() -> Callable[[Tensor, Embeddings], Tensor]:
+    """Imported where there is a GPU only: Triton comes with torch's CUDA builds."""
+    from ifir_lightning.models.triton_maxsim import fused_best_similarity
+
+    return fused_best_similarity
 
 
 def _maxsim_pairs(
