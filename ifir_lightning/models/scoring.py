@@ -64,15 +64,14 @@ class MaxSim(Scorer):
     Args:
         reduction: ``sum`` is the published convention; ``mean`` divides by the number of query tokens, so that a
             score spans [-1, 1] like a cosine and one temperature serves both paradigms.
-        fused: On CUDA, score all pairs with the Triton kernel; with false, as on a CPU, passage by passage in torch.
     """
 
-    def __init__(self, reduction: Reduction = "sum", fused: bool = True) -> None:
+    def __init__(self, reduction: Reduction = "sum") -> None:
         super().__init__()
-        self.reduction, self.fused = reduction, fused
+        self.reduction = reduction
 
     def forward(self, queries: Embeddings, passages: Embeddings) -> Tensor:
-        return _maxsim(queries, passages, None, self.reduction, self.fused)
+        return _maxsim(queries, passages, None, self.reduction)
 
     def pairs(self, queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> Tensor:
         return _maxsim_pairs(queries, passages, None, self.reduction, index_K2)
@@ -87,17 +86,16 @@ class WeightedMaxSim(Scorer):
 
     Args:
         reduction: As in ``MaxSim``; ``mean`` divides by the number of query tokens, not by the sum of weights.
-        fused: As in ``MaxSim``.
     """
 
     needs_weights: ClassVar[bool] = True
 
-    def __init__(self, reduction: Reduction = "sum", fused: bool = True) -> None:
+    def __init__(self, reduction: Reduction = "sum") -> None:
         super().__init__()
-        self.reduction, self.fused = reduction, fused
+        self.reduction = reduction
 
     def forward(self, queries: Embeddings, passages: Embeddings) -> Tensor:
-        return _maxsim(queries, passages, queries.weights_N, self.reduction, self.fused)
+        return _maxsim(queries, passages, queries.weights_N, self.reduction)
 
     def pairs(self, queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> Tensor:
         return _maxsim_pairs(queries, passages, queries.weights_N, self.reduction, index_K2)
@@ -117,10 +115,8 @@ def _dot_pairs(queries_QD: Tensor, passages_PD: Tensor, index_K2: Tensor) -> Ten
     return (queries_QD[query_K] * passages_PD[passage_K]).sum(-1)
 
 
-def _maxsim(
-    queries: Embeddings, passages: Embeddings, weights_N: Tensor | None, reduction: Reduction, fused: bool
-) -> Tensor:
-    best = _fused_kernel() if fused and queries.values_ND.is_cuda else best_similarity
+def _maxsim(queries: Embeddings, passages: Embeddings, weights_N: Tensor | None, reduction: Reduction) -> Tensor:
+    best = _fused_kernel() if queries.values_ND.is_cuda else best_similarity
     with torch.autocast(queries.values_ND.device.type, enabled=False):
         best_NP = best(queries.values_ND, passages)
     if weights_N is not None:
