@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from ifir_lightning.text import TextTokenizer
 from ifir_lightning.text_format import TextFormat, TextSettings
 
 _log = logging.getLogger(__name__)
+
+CPU_TOKENS = 2048
+"""Tokens that a CPU encodes at a time: their activations stay in its cache, and memory is used again."""
 
 
 class Retriever(nn.Module):
@@ -63,13 +67,16 @@ class Retriever(nn.Module):
         With gradients and ``max_tokens_per_chunk``, texts of similar length are encoded together, so many tokens at a
         time; each chunk keeps its embeddings only and is computed again, with the same dropout, in the backward pass.
         Gradients are exact, and the batch is bounded by embeddings, not activations (GradCache, Gao et al. 2021,
-        inside automatic optimisation).
+        inside automatic optimisation). A CPU always encodes in chunks, which its cache holds, and keeps them.
         """
-        if self.backbone.max_tokens_per_chunk is None or not torch.is_grad_enabled():
-            return self._embed(tokens)
-        chunks = list(token_chunks(tokens.lengths_B, self.backbone.max_tokens_per_chunk))
-        parts = [recompute(self._embed, tokens.select(chunk), use_reentrant=False) for chunk in chunks]
-        return Embeddings.concat(parts).select(torch.cat(chunks).argsort())
+        limit = self.backbone.max_tokens_per_chunk if torch.is_grad_enabled() else None
+        embed = self._embed if limit is None else partial(recompute, self._embed, use_reentrant=False)
+        if limit is None and tokens.input_ids_T.device.type == "cpu":
+            limit = CPU_TOKENS
+        if limit is None or len(tokens.input_ids_T) <= limit:
+            return embed(tokens)
+        chunks = list(token_chunks(tokens.lengths_B, limit))
+        return Embeddings.concat([embed(tokens.select(chunk)) for chunk in chunks]).select(torch.cat(chunks).argsort())
 
     def _embed(self, tokens: Tokens) -> Embeddings:
         return self.pooling(self.backbone(tokens))

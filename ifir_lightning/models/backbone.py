@@ -114,7 +114,12 @@ class Backbone(nn.Module):
         _log.info("attention: %s, %s", self.kernel, "packed" if self.packed else "padded inside the backbone")
 
     def forward(self, tokens: Tokens) -> Hidden:
-        """Hidden states of the last layer, one per token, in the order of the tokens."""
+        """Hidden states of the last layer, one per token, in the order of the tokens.
+
+        ``sdpa`` runs texts of equal length together, and padded models texts of similar length: both are sorted.
+        """
+        if self.packed and (self.kernel != "sdpa" or bool((tokens.lengths_B.diff() <= 0).all())):
+            return Hidden(tokens.lengths_B, self._run_packed(tokens), tokens.keep_T)
         order_B = tokens.lengths_B.argsort(stable=True)
         by_length = tokens.select(order_B)
         values_TD = self._run_packed(by_length) if self.packed else self._run_padded(by_length)
