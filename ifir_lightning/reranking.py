@@ -1,17 +1,33 @@
 """Score every query of a task against its own candidates: the one way from texts to a run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from ifir_lightning import distributed
 from ifir_lightning.metrics import Run
 from ifir_lightning.records import Embeddings, Passage, Tokens, token_chunks
 from ifir_lightning.retriever import Retriever
 
+S = TypeVar("S")
+T = TypeVar("T")
 TEXTS_PER_SLICE = 128
 """Passages tokenised at a time, and what one rank takes in turn."""
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Passages to encode together."""
+
+    ids: list[str]
+    tokens: Tokens
 
 
 @dataclass(frozen=True)
@@ -38,27 +54,31 @@ class Reranker:
 
         Each distinct candidate is encoded once, by one rank, scored at once against the queries that list it, and
         forgotten: only (query, passage, score) travels. Which texts are encoded together does not depend on the
-        number of ranks, so neither do the scores.
+        number of ranks, so neither do the scores. While a slice is encoded, the next ones are tokenised; scores leave
+        the device together, at the end.
 
         Args:
             queries: id -> (query, instruction).
             passages: id -> passage.
             candidates: query id -> ids of the passages to score.
-            advance: Called with the number of passages done, for a progress bar.
+            advance: Called with the number of passages done (on a GPU: sent to it), for a progress bar.
         """
         tokenizer = self.retriever.tokenizer
         encoded = self.retriever.encode(tokenizer.queries(queries.values()), self.max_tokens)
         listed = _listing(list(queries), candidates)
-        run: Run = {query_id: {} for query_id in queries}
+        scored: list[tuple[int, str]] = []
+        scores: list[Tensor] = []
         cut = total = 0
-        for ids in self._own_slices(passages, listed):
-            passage_tokens = tokenizer.passages(passages[id_] for id_ in ids)
-            cut, total = cut + int(passage_tokens.cut_B.sum()), total + int(passage_tokens.lengths_B.sum())
-            for chunk in token_chunks(passage_tokens.lengths_B, self.max_tokens):
-                self._score(encoded, passage_tokens.select(chunk), [ids[i] for i in chunk.tolist()], listed, run)
-            advance(len(ids))
+        slices = self._own_slices(passages, listed)
+        with closing(_ahead(lambda ids: self._tokenize(passages, ids), slices)) as ready:
+            for chunk in chain.from_iterable(ready):
+                pairs = [(query, place) for place, id_ in enumerate(chunk.ids) for query in listed[id_]]
+                scores.append(self._score(encoded, chunk.tokens, pairs))
+                scored += [(query, chunk.ids[place]) for query, place in pairs]
+                cut, total = cut + int(chunk.tokens.cut_B.sum()), total + int(chunk.tokens.lengths_B.sum())
+                advance(len(chunk.ids))
         cuts = distributed.gather_objects((cut, total))
-        return self._merge(run), _share(cuts)
+        return self._merge(_run(list(queries), scored, scores)), _share(cuts)
 
     def _own_slices(self, passages: Mapping[str, Passage], listed: Mapping[str, list[int]]) -> list[list[str]]:
         """Slices of passages of similar length; every rank takes its turn."""
@@ -66,25 +86,52 @@ class Reranker:
         slices = [ids[start : start + TEXTS_PER_SLICE] for start in range(0, len(ids), TEXTS_PER_SLICE)]
         return slices[distributed.rank() :: distributed.world_size()]
 
-    def _score(
-        self,
-        queries: Embeddings,
-        tokens: Tokens,
-        ids: Sequence[str],
-        listed: Mapping[str, list[int]],
-        run: Run,
-    ) -> None:
-        pairs = [(query, passage) for passage, id_ in enumerate(ids) for query in listed[id_]]
-        embeddings = self.retriever(tokens.to(self.retriever.device))
-        scores_K = self.retriever.scorer.pairs(queries, embeddings, torch.tensor(pairs))
-        query_ids = list(run)
-        for (query, passage), score in zip(pairs, scores_K.tolist(), strict=True):
-            run[query_ids[query]][ids[passage]] = score
+    def _tokenize(self, passages: Mapping[str, Passage], ids: Sequence[str]) -> list[_Chunk]:
+        """A slice in chunks, in memory from which a GPU copies without a wait."""
+        tokens = self.retriever.tokenizer.passages(passages[id_] for id_ in ids)
+        chunks = []
+        for index in token_chunks(tokens.lengths_B, self.max_tokens):
+            part = tokens.select(index)
+            part = part.pin_memory() if self.retriever.device.type == "cuda" else part
+            chunks.append(_Chunk([ids[i] for i in index.tolist()], part))
+        return chunks
+
+    def _score(self, queries: Embeddings, passages: Tokens, pairs: Sequence[tuple[int, int]]) -> Tensor:
+        """scores_K of (query, passage) pairs, on the device; the passages' embeddings end here."""
+        embeddings = self.retriever(passages.to(self.retriever.device, non_blocking=True))
+        return self.retriever.scorer.pairs(queries, embeddings, torch.tensor(pairs))
 
     @staticmethod
     def _merge(run: Run) -> Run:
         parts = distributed.gather_objects(run)
         return {query_id: {k: v for part in parts for k, v in part[query_id].items()} for query_id in run}
+
+
+def _ahead(function: Callable[[S], T], items: Sequence[S], num_ready: int = 2) -> Generator[T, None, None]:
+    """``function`` of every item, in order; one thread computes up to ``num_ready`` results that nobody asked for yet.
+
+    An error of ``function`` is raised here, in its turn. To close the iterator ends the thread.
+    """
+    pool = ThreadPoolExecutor(1)
+    pending: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > num_ready:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run(query_ids: Sequence[str], scored: Sequence[tuple[int, str]], scores: Sequence[Tensor]) -> Run:
+    """Scores of (number of the query, id of the passage) pairs as a run."""
+    run: Run = {query_id: {} for query_id in query_ids}
+    values = torch.cat(list(scores)).tolist() if scores else []
+    for (query, passage_id), score in zip(scored, values, strict=True):
+        run[query_ids[query]][passage_id] = score
+    return run
 
 
 def _listing(query_ids: Sequence[str], candidates: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:

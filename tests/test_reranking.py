@@ -1,7 +1,9 @@
 """Re-ranking equals a slow loop over listed pairs, whatever is encoded together and on however many ranks."""
 
+import threading
+import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from ranks import on_ranks
 from small import HEADS, WORDS, Head, retriever
 
 from ifir_lightning import reranking
+from ifir_lightning.errors import InputError
 from ifir_lightning.metrics import Run
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.records import Embeddings, Passage, Tokens
@@ -162,3 +165,100 @@ def test_the_share_of_passage_tokens_that_the_limit_cut(modernbert: Path, monkey
     module.retriever.tokenizer.format = replace(module.retriever.tokenizer.format, max_passage_length=10)
     _, cut = reranker(module)(QUERIES, PASSAGES, CANDIDATES)
     assert cut == sum(max(0, length - 10) for length in full) / sum(full)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_tokenising_ahead_changes_no_bit(modernbert: Path, head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_turn(function: Callable, items: Iterable) -> Iterator:
+        for item in items:
+            yield function(item)
+
+    monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", 2)
+    ahead = reranker(ready(modernbert, head))(QUERIES, PASSAGES, CANDIDATES)
+    monkeypatch.setattr(reranking, "_ahead", in_turn)
+    assert reranker(ready(modernbert, head))(QUERIES, PASSAGES, CANDIDATES) == ahead
+
+
+def test_the_next_two_slices_are_tokenised_while_one_is_encoded(
+    modernbert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", 1)
+    module, tokenised = ready(modernbert, "maxsim"), threading.Semaphore(0)
+    passages = module.retriever.tokenizer.passages
+
+    def counted(texts: Iterable[Passage]) -> Tokens:
+        tokenised.release()
+        return passages(texts)
+
+    module.retriever.tokenizer.passages = counted  # type: ignore[method-assign]
+    waited = []
+
+    def at_first_passage(num_passages: int) -> None:
+        if not waited:  # three slices: the one that is done, and two more before another is asked for
+            waited.extend(tokenised.acquire(timeout=20) for _ in range(3))
+
+    reranker(module)(QUERIES, PASSAGES, CANDIDATES, at_first_passage)
+    assert waited == [True] * 3
+
+
+def test_an_error_while_tokenising_surfaces_as_itself(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", 2)
+    module, threads, done = ready(modernbert, "maxsim"), set(threading.enumerate()), []
+    passages = module.retriever.tokenizer.passages
+
+    def refusing(texts: Iterable[Passage]) -> Tokens:
+        listed = list(texts)
+        if any(passage.id == "p5" for passage in listed):
+            raise InputError("passage p5 is refused")
+        return passages(listed)
+
+    module.retriever.tokenizer.passages = refusing  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"^passage p5 is refused$"):
+        reranker(module)(QUERIES, PASSAGES, CANDIDATES, done.append)
+    assert 0 < sum(done) < NUM_PASSAGES  # the slices before it were encoded
+    assert set(threading.enumerate()) == threads
+
+
+def test_the_thread_ends_when_encoding_fails(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", 1)
+    module, threads, tokenised = ready(modernbert, "maxsim"), set(threading.enumerate()), []
+    passages = module.retriever.tokenizer.passages
+
+    def counted(texts: Iterable[Passage]) -> Tokens:
+        tokenised.append(1)
+        return passages(texts)
+
+    def out_of_memory(num_passages: int) -> None:
+        raise RuntimeError("out of memory")
+
+    module.retriever.tokenizer.passages = counted  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        reranker(module)(QUERIES, PASSAGES, CANDIDATES, out_of_memory)
+    assert set(threading.enumerate()) == threads
+    assert len(tokenised) <= 3  # the first slice and the two after it, of 11
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_embeddings_of_passages_are_forgotten(modernbert: Path, head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", 2)
+    module, made, alive = ready(modernbert, head), [], []
+    forward = module.retriever.forward
+
+    def remembering(tokens: Tokens) -> Embeddings:
+        embeddings = forward(tokens)
+        made.append(weakref.ref(embeddings.values_ND))
+        return embeddings
+
+    module.retriever.forward = remembering  # type: ignore[method-assign]
+    reranker(module)(QUERIES, PASSAGES, CANDIDATES, lambda _: alive.append(sum(ref() is not None for ref in made)))
+    assert len(alive) >= 5
+    assert len(made) > len(alive)  # those of the queries, which are copied into one
+    assert max(alive) == 0
+
+
+def test_scores_stay_float32_under_bf16_autocast(modernbert: Path) -> None:
+    module = ready(modernbert, "maxsim")
+    with torch.autocast("cpu", torch.bfloat16):
+        run, _ = reranker(module)(QUERIES, PASSAGES, CANDIDATES)
+    scores = torch.tensor([score for scores in run.values() for score in scores.values()])
+    assert (scores.bfloat16().float() != scores).float().mean() > 0.5
