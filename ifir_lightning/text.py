@@ -1,9 +1,11 @@
 """How a query with its instruction, and a passage with its title, become token ids."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
+import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Passage, Tokens
@@ -50,17 +52,15 @@ class TextTokenizer:
 
     def _pack(self, texts: Sequence[str], limit: int, marker: list[int]) -> Tokens:
         limit -= len(marker)
-        encoded = self.tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)[
-            "input_ids"
-        ]
+        encoded = self._encode(texts)
         cut = [ids if len(ids) <= limit else ids[: limit - len(self._suffix)] + self._suffix for ids in encoded]
-        kept = [ids[:1] + marker + ids[1:] for ids in cut]
+        kept = [ids[:1] + marker + ids[1:] for ids in cut] if marker else cut
         if not all(kept):
             raise InputError(
                 f"text {texts[kept.index([])]!r} has no tokens; allowed are texts with at least one, "
                 "or a tokenizer that adds special tokens: remove the empty text"
             )
-        input_ids_T = torch.tensor([token for ids in kept for token in ids])
+        input_ids_T = torch.from_numpy(np.fromiter(chain.from_iterable(kept), np.int64))
         return Tokens(
             lengths_B=torch.tensor([len(ids) for ids in kept]),
             input_ids_T=input_ids_T,
@@ -68,6 +68,18 @@ class TextTokenizer:
             cut_B=torch.tensor([len(full) - len(ids) for full, ids in zip(encoded, cut, strict=True)]),
             attend_T=torch.ones(len(input_ids_T), dtype=torch.bool) if self._unattended else None,
         )
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of ``self.tokenizer(texts)``, where possible without offsets: they cost a quarter of the time."""
+        tokenizer = self.tokenizer
+        if not _is_plain(tokenizer):
+            plain = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+            return tokenizer(list(texts), **plain)["input_ids"]
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()  # another user of the tokenizer may have set these three
+        backend.no_padding()
+        backend.encode_special_tokens = tokenizer.split_special_tokens
+        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts))]
 
     @property
     def _unattended(self) -> bool:
@@ -138,6 +150,12 @@ class TextTokenizer:
 def _joined(prefix: str, first: str, second: str) -> str:
     """Query and instruction, or title and text, behind their prefix; no white space around the whole."""
     return (prefix + " ".join(part for part in (first, second) if part)).strip()
+
+
+def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether its texts go to the tokenizers library as they are: some classes split words or languages before."""
+    base, own = PreTrainedTokenizerFast, type(tokenizer)
+    return issubclass(own, base) and own.__call__ is base.__call__ and own._encode_plus is base._encode_plus
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, list[int]]:

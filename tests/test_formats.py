@@ -1,12 +1,17 @@
 """Every published form of a training table gives the same rows."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from tables import REAL_TABLES, RECORDS, ROWS, rows_of, write_jsonl, write_parquet
+from tables import REAL_TABLES, RECORDS, ROWS, record, rows_of, write_jsonl, write_parquet
 
 from ifir_lightning.data import formats
 from ifir_lightning.data.formats import (
@@ -49,6 +54,27 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     for write, name in ((write_parquet, "a.parquet"), (write_jsonl, "a.jsonl")):
         assert len(rows_of(write(tmp_path / name, RECORDS))) == 3
         assert len(rows_of(write(tmp_path / name, RECORDS[:2]))) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_conversion_holds_no_whole_file(tmp_path: Path) -> None:
+    """pyarrow would by default: 160 MB here, 13 GB for a published table in one file."""
+    rows = [record(str(number), "q", "", "a", "b", "") for number in range(10)]
+    for row in rows:
+        row["negative_passages"][0]["text"] = row["query_id"] * 80_000
+    block = pa.Table.from_pylist(rows)
+    with pq.ParquetWriter(tmp_path / "a.parquet", block.schema, compression="none", use_dictionary=False) as writer:
+        for _ in range(200):
+            writer.write_table(block)
+    program = (
+        "import re, sys; from ifir_lightning.data.formats import open_table;"
+        "peak = lambda: 1024 * int(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1]);"
+        "before = peak(); assert len(open_table(sys.argv[1])) == 2000; print(peak() - before)"
+    )
+    environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "c"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", program, str(tmp_path / "a.parquet")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 130e6
 
 
 def test_jsonl_may_lack_values_and_have_more_columns(tmp_path: Path) -> None:
@@ -120,6 +146,7 @@ def test_rows_by_instruction_and_numbers_of_negatives() -> None:
     assert select_rows(table, "without_instruction").tolist() == [0, 2]
     assert count_negatives(table).tolist() == [3, 3, 0]
     assert count_negatives(datasets.concatenate_datasets([table, table])).tolist() == [3, 3, 0, 3, 3, 0]
+    assert select_rows(table, "all").itemsize == count_negatives(table).itemsize == 4  # a million rows are 4 MB
 
 
 def test_a_selection_that_leaves_nothing_is_one_line() -> None:

@@ -1,6 +1,7 @@
 """Texts become the token ids that the tokenizer itself would make of them, cut as it would cut them."""
 
 import pickle
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -104,6 +105,42 @@ def test_truncation_and_padding_stored_in_the_tokenizer_are_not_used(tokenizer: 
     stored.backend_tokenizer.enable_padding(length=30)
     tokens = TextTokenizer(stored, TextFormat()).queries([(LONG, ""), ("a", "")])
     assert ids(tokens) == [tokenizer(LONG)["input_ids"], tokenizer("a")["input_ids"]]
+
+
+class Whispering(PreTrainedTokenizerFast):
+    """Does something to its texts before the tokenizers library sees them, as some classes of transformers do."""
+
+    def _encode_plus(self, text: list[str] | str, *args: Any, **settings: Any) -> Any:
+        quiet = text.lower() if isinstance(text, str) else [each.lower() for each in text]
+        return super()._encode_plus(quiet, *args, **settings)
+
+
+def letters(kind: str) -> PreTrainedTokenizerBase:
+    """A tokenizer of letters or bytes, of each kind that backbones have."""
+    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {sign: number for number, sign in enumerate(["?", "[MASK]", "▁", *signs])}
+    if kind == "unigram":
+        model: models.Model = models.Unigram([(sign, -1.0) for sign in vocabulary], unk_id=0)
+    else:
+        model = models.WordLevel(vocabulary, unk_token="?") if kind == "word" else models.BPE(vocabulary, [])
+    rust = Tokenizer(model)
+    splits = {"bpe": pre_tokenizers.ByteLevel(), "unigram": pre_tokenizers.Metaspace()}
+    rust.pre_tokenizer = splits.get(kind, pre_tokenizers.Split("", "isolated"))
+    return (Whispering if kind == "word" else PreTrainedTokenizerFast)(
+        tokenizer_object=rust, mask_token="[MASK]", pad_token="?"
+    )
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram", "word"])
+def test_ids_are_those_of_the_tokenizer_called(tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+    """The short cut past its call makes no difference, whatever its class and however it was called before."""
+    called = tokenizer if kind == "wordpiece" else letters(kind)
+    texts = ["WHO wrote it", "a [MASK] b", "  two  spaces\n", "café ﬁ ​日本 🙂", "x", LONG]
+    expected = [called(each)["input_ids"] for each in texts]
+    assert len({len(ids) for ids in expected}) > 3
+    text = TextTokenizer(called, TextFormat())
+    called(["a b c", "d"], truncation=True, max_length=3, padding="max_length", split_special_tokens=True)
+    assert text._encode(texts) == expected
 
 
 def test_an_empty_text_is_its_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as paj
 from datasets.exceptions import DatasetsError
+from pyarrow.dataset import ParquetFragmentScanOptions
 
 from ifir_lightning.data.synthetic import training_rows
 from ifir_lightning.errors import InputError
@@ -125,7 +126,9 @@ def _table_files(local: Path) -> list[str]:
 
 
 def _open_parquet(files: list[str]) -> datasets.Dataset:
-    return datasets.load_dataset("parquet", data_files=[glob.escape(name) for name in files], split="train")
+    """Without the buffer of pyarrow, with which the conversion holds a whole file in memory."""
+    names, options = [glob.escape(name) for name in files], ParquetFragmentScanOptions(pre_buffer=False)
+    return datasets.load_dataset("parquet", data_files=names, split="train", fragment_scan_options=options)
 
 
 def _open_jsonl(files: list[str]) -> datasets.Dataset:
@@ -229,8 +232,9 @@ def _column(table: datasets.Dataset, name: str) -> pa.ChunkedArray:
 
 
 def _list_lengths(table: datasets.Dataset, name: str) -> np.ndarray:
-    """Items per row, from the offsets alone: no text is read."""
-    return pc.fill_null(pc.list_value_length(_column(table, name)), 0).to_numpy().astype(np.int64)
+    """Items per row, from the offsets alone: no text is read. Chunk by chunk: pyarrow keeps what it once took."""
+    chunks = _column(table, name).chunks
+    return np.concatenate([pc.fill_null(pc.list_value_length(chunk), 0).to_numpy() for chunk in chunks])
 
 
 def _empty_queries(batch: pa.RecordBatch) -> np.ndarray:
@@ -257,14 +261,14 @@ def has_instruction(table: datasets.Dataset) -> np.ndarray:
 
 
 def select_rows(table: datasets.Dataset, rows: Rows) -> np.ndarray:
-    """Indices of the rows to train on."""
+    """Indices of the rows to train on, in 4 bytes each: every epoch's order has their type."""
     if rows not in get_args(Rows):
         raise InputError(f"rows {rows!r}: allowed are {', '.join(get_args(Rows))}: choose one")
     flags = has_instruction(table)
     wanted = {"all": np.ones_like(flags), "with_instruction": flags, "without_instruction": ~flags}[rows]
     if not wanted.any():
         raise InputError(f"rows {rows!r} selects none of the {len(flags)} rows: choose all or another table")
-    return np.flatnonzero(wanted)
+    return np.flatnonzero(wanted).astype(np.int32)
 
 
 def count_negatives(table: datasets.Dataset) -> np.ndarray:
