@@ -88,13 +88,14 @@ class _Rotate(torch.autograd.Function):
 
 
 def _turned(qkv_T3HW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    turned_T3HW = torch.empty_like(qkv_T3HW)
+    """Products and sums in the precision of the angles, rounded once."""
+    turned_T3HW = torch.empty_like(qkv_T3HW, dtype=torch.promote_types(qkv_T3HW.dtype, cos.dtype))
     first, second = qkv_T3HW[:, :2].chunk(2, dim=-1)
     to_first, to_second = turned_T3HW[:, :2].chunk(2, dim=-1)
-    to_first.copy_(first * cos - second * sin)
-    to_second.copy_(second * cos + first * sin)
+    torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=to_second).addcmul_(first, sin)
     turned_T3HW[:, 2] = qkv_T3HW[:, 2]
-    return turned_T3HW
+    return turned_T3HW.to(qkv_T3HW.dtype)
 
 
 class _Gate(torch.autograd.Function):
