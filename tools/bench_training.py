@@ -19,7 +19,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from benchmarks.texts import make_texts, write_texts, write_tokenizer
 
 from ifir_lightning.export import write_export
@@ -58,7 +57,7 @@ def measure(python: str, side: str, model: Path, texts: Path, steps: int) -> dic
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(sides: dict[str, str], model: Path, texts: Path, rounds: int, steps: int) -> dict[str, dict[str, float]]:
+def compare(sides: dict[str, str], model: Path, texts: Path, rounds: int, steps: int) -> dict[str, dict[str, Any]]:
     """Medians over rounds, the sides in turn."""
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(rounds):
@@ -71,6 +70,7 @@ def compare(sides: dict[str, str], model: Path, texts: Path, rounds: int, steps:
             "wall_seconds": statistics.median(second for run in done for second in run["wall_seconds"]),
             "peak_bytes": statistics.median(run["peak_bytes"] for run in done),
             "first_loss": done[0]["first_loss"],
+            "versions": done[0]["versions"],
         }
         for side, done in runs.items()
     }
@@ -86,7 +86,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     python, peer, peer_6 = sys.executable, arguments.peer_python, arguments.peer_6_python
-    figures: dict[str, Any] = {"torch": torch.__version__, "threads": 2, "batch": f"{arguments.queries} x 8"}
+    figures: dict[str, Any] = {"command": " ".join(sys.argv), "threads": 2, "batch": f"{arguments.queries} x 8"}
+    figures |= {"precision": "float32", "allocator": "the C library's", "rounds": arguments.rounds}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         write_tokenizer(root / "tokenizer")

@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ def main(side: str, model: str, texts: str, steps: int) -> None:
             record["wall_seconds"].append(time.perf_counter() - wall)
         else:
             record["first_loss"] = loss.item()
+    libraries = ("torch", "transformers", {"pylate": "pylate"}.get(side, "sentence-transformers"))
+    record["versions"] = {name: version(name) for name in libraries if not (side.startswith("ours") and "-" in name)}
     record["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps(record))
 
