@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -59,6 +60,7 @@ class PromptrieverData(LightningDataModule):
         self.global_batch_size, self.num_workers, self.seed = global_batch_size, num_workers, seed
         self.rows, self.instruction_fraction = rows, instruction_fraction
         self.selected: np.ndarray | None = None
+        self.seconds_waited = 0.0
         self._restored: dict[str, int] | None = None
 
     def prepare_data(self) -> None:
@@ -174,7 +176,7 @@ class EpochLoader:
         assert trainer is not None
         tokenizer: TextTokenizer = trainer.lightning_module.retriever.tokenizer  # type: ignore[union-attr,assignment]
         batches = EpochBatches(data, trainer.current_epoch, tokenizer)
-        yield from DataLoader(
+        loader = DataLoader(
             batches,
             batch_size=None,
             sampler=range(data.position(trainer.current_epoch), len(self)),
@@ -182,6 +184,16 @@ class EpochLoader:
             pin_memory=trainer.strategy.root_device.type == "cuda",
             worker_init_fn=_start_worker,
         )
+        ready = iter(loader)
+        while (batch := self._timed(ready)) is not None:
+            yield batch
+
+    def _timed(self, ready: Iterator[Batch]) -> Batch | None:
+        """The next batch, and the time that training waited for it."""
+        begin = time.perf_counter()
+        batch = next(ready, None)
+        self.data.seconds_waited += time.perf_counter() - begin
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Empty, the position is in the state of the data module; it tells Lightning that an epoch can be resumed."""

@@ -17,6 +17,9 @@ from ifir_lightning.records import Hidden, Tokens, segment_rows
 
 _log = logging.getLogger(__name__)
 
+COMPILER = "inductor"
+"""What ``compile`` compiles with."""
+
 
 @dataclass(frozen=True)
 class BackboneSettings:
@@ -34,6 +37,8 @@ class BackboneSettings:
         max_tokens_per_chunk: Encode a training batch in chunks of at most so many tokens (a longer text is a chunk of
             its own) and compute each again in the backward pass: less memory for a third more time. By default the
             batch is encoded at once.
+        compile: Let torch.compile fuse what lies around attention in each layer of a packed model (rotation, gated MLP,
+            norms, residuals), once for all lengths. For a GPU with flash-attn or varlen attention.
     """
 
     config: dict[str, Any] | None = None
@@ -42,6 +47,7 @@ class BackboneSettings:
     trust_remote_code: bool = False
     max_padded_tokens: int = 16384
     max_tokens_per_chunk: int | None = None
+    compile: bool = False
 
 
 @final
@@ -67,9 +73,10 @@ class Backbone(nn.Module):
                 "16384, or null: raise it"
             )
         self.max_tokens_per_chunk = settings.max_tokens_per_chunk
-        self.trust_remote_code = settings.trust_remote_code
+        self.trust_remote_code, self.compile_layers = settings.trust_remote_code, settings.compile
         self.packed = model.config.model_type in PACKED_MODELS
         self.kernel: Kernel = "sdpa"
+        self.tokens_encoded = self.tokens_computed = 0
 
     @property
     def hidden_size(self) -> int:
@@ -111,7 +118,20 @@ class Backbone(nn.Module):
                 f"model.backbone.attention is {self.attention}, but {self.model.config.model_type} runs padded; "
                 f"allowed are auto and sdpa (packed: {', '.join(PACKED_MODELS)}): set model.backbone.attention to auto"
             )
+        if self.compile_layers:
+            self._compile()
         _log.info("attention: %s, %s", self.kernel, "packed" if self.packed else "padded inside the backbone")
+
+    def _compile(self) -> None:
+        if not self.packed or self.kernel == "sdpa":
+            raise InputError(
+                f"model.backbone.compile is true, but attention is {self.kernel} and the model "
+                f"{'packed' if self.packed else 'padded'}; allowed is it with a packed model and flash_attention_2 or "
+                "varlen attention, on a GPU in bfloat16: set model.backbone.compile to false"
+            )
+        layers: Any = self.model.layers
+        for layer in layers:
+            layer.compile(dynamic=True, fullgraph=True, backend=COMPILER)
 
     def forward(self, tokens: Tokens) -> Hidden:
         """Hidden states of the last layer, one per token, in the order of the tokens.
@@ -127,8 +147,16 @@ class Backbone(nn.Module):
         return Hidden(tokens.lengths_B, values_TD.index_select(0, rows_T.to(values_TD.device)), tokens.keep_T)
 
     def _run_packed(self, tokens: Tokens) -> Tensor:
+        self._count(len(tokens.input_ids_T), len(tokens.input_ids_T))
         layout = make_layout(tokens.lengths_B, self.kernel, tokens.input_ids_T.device, tokens.attend_T)
+        if self.compile_layers:  # the compiler takes an attribute's size for fixed until it has seen another
+            torch._dynamo.maybe_mark_dynamic(layout.cumulative, 0)
         return encode_packed(self.model, tokens.input_ids_T, tokens.lengths_B, layout)
+
+    def _count(self, num_encoded: int, num_computed: int) -> None:
+        """Real tokens, and those computed for them: with padding, and again where a chunk is."""
+        self.tokens_encoded += num_encoded
+        self.tokens_computed += num_computed
 
     def _run_padded(self, tokens: Tokens) -> Tensor:
         """Texts sorted by length, in chunks of at most ``max_padded_tokens``."""
@@ -143,6 +171,7 @@ class Backbone(nn.Module):
         attend_BL = mask_BL.long()
         if tokens.attend_T is not None:
             attend_BL[mask_BL] = tokens.attend_T.long()
+        self._count(len(tokens.input_ids_T), mask_BL.numel())
         outputs = self.model(input_ids=input_ids_BL, attention_mask=attend_BL)
         return outputs.last_hidden_state[mask_BL]
 

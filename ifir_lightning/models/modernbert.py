@@ -1,7 +1,8 @@
 """ModernBERT on packed texts: transformers' weights, configuration and files, and a forward pass of our own.
 
 The pass computes what transformers' does, with less memory traffic: queries and keys are rotated in one go, the gated
-MLP keeps its input only and computes the activation again in the backward pass, nothing is padded or masked.
+MLP keeps its input only and computes the activation again in the backward pass, nothing is padded or masked. Compiled,
+a layer is plain operations, which torch.compile fuses, around attention, which it leaves alone.
 """
 
 from typing import Any, final
@@ -59,12 +60,19 @@ class PackedLayer(nn.Module):
 
 def rotate(qkv_T3HW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions: queries and keys turned by their token's angles, values as they are (Su et al. 2021)."""
-    return _Rotate.apply(qkv_T3HW, cos, sin)
+    if not torch.compiler.is_compiling():
+        return _Rotate.apply(qkv_T3HW, cos, sin)
+    first, second = qkv_T3HW[:, :2].chunk(2, dim=-1)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.cat((turned.to(qkv_T3HW.dtype), qkv_T3HW[:, 2:]), dim=1)
 
 
 def gate(both_TI: Tensor, activation: nn.Module) -> Tensor:
     """activation(first half) * second half, of which only ``both_TI`` is kept for the backward pass."""
-    return _Gate.apply(both_TI, activation)
+    if not torch.compiler.is_compiling():
+        return _Gate.apply(both_TI, activation)
+    first_TI, second_TI = both_TI.chunk(2, dim=-1)
+    return activation(first_TI) * second_TI
 
 
 def _rotation(model: ModernBert, hidden_TD: Tensor, position_T: Tensor, kind: str) -> Rotation:

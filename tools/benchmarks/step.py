@@ -23,6 +23,11 @@ def columns(texts: dict[str, list]) -> list[list[str]]:
     return [list(column) for column in zip(*texts["passages"], strict=True)]
 
 
+def _on(features: Any, device: str) -> dict[str, Any]:
+    """A copy, which the library may change, on the device."""
+    return {name: value.to(device) if torch.is_tensor(value) else value for name, value in dict(features).items()}
+
+
 def ours(model: str, texts: dict[str, list], temperature: float = 1.0) -> tuple[torch.nn.Module, Step]:
     from ifir_lightning.losses import InfoNCE, pair_kinds
     from ifir_lightning.records import Passage, Tokens
@@ -44,24 +49,24 @@ def ours(model: str, texts: dict[str, list], temperature: float = 1.0) -> tuple[
     return retriever, step
 
 
-def pylate(model: str, texts: dict[str, list]) -> tuple[torch.nn.Module, Step]:
+def pylate(model: str, texts: dict[str, list], device: str = "cpu") -> tuple[torch.nn.Module, Step]:
     from pylate import losses, models
 
-    colbert = models.ColBERT(model, device="cpu").train()
+    colbert = models.ColBERT(model, device=device).train()
     loss = losses.Contrastive(colbert)
     names = [texts["queries"], *columns(texts)]
     features = [colbert.tokenize(each, is_query=not number, pad=True) for number, each in enumerate(names)]
-    return colbert, lambda: loss([dict(each) for each in features])
+    return colbert, lambda: loss([_on(each, device) for each in features])
 
 
-def multi_vector(model: str, texts: dict[str, list]) -> tuple[torch.nn.Module, Step]:
+def multi_vector(model: str, texts: dict[str, list], device: str = "cpu") -> tuple[torch.nn.Module, Step]:
     from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.multi_vector_encoder.losses import MultiVectorMultipleNegativesRankingLoss
 
-    encoder = MultiVectorEncoder(model, device="cpu").train()
+    encoder = MultiVectorEncoder(model, device=device).train()
     loss = MultiVectorMultipleNegativesRankingLoss(encoder)
     tasks = [("query", texts["queries"]), *(("document", column) for column in columns(texts))]
-    features = [dict(encoder.preprocess(each, task=task)) | {"task": task} for task, each in tasks]
+    features = [_on(encoder.preprocess(each, task=task), device) | {"task": task} for task, each in tasks]
     return encoder, lambda: loss(features)
 
 

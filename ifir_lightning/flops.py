@@ -1,0 +1,49 @@
+"""How much arithmetic a training step is, and how much a GPU could do."""
+
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+PEAK_BF16 = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "B200": 2250e12,
+}
+"""Dense bf16 FLOP/s of the data sheets, by a part of the device's name; the first that fits counts."""
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bf16 FLOP/s of a GPU by its data sheet; None for one that is not in the list."""
+    return next((peak for part, peak in PEAK_BF16.items() if part in device_name), None)
+
+
+def matrix_weights(model: nn.Module) -> int:
+    """Parameters of a transformer's matrices, which multiply every token; embeddings are only looked up."""
+    named = model.named_parameters()
+    return sum(weights.numel() for name, weights in named if weights.ndim > 1 and "embed" not in name)
+
+
+def training_flops(config: PretrainedConfig, num_weights: int, lengths_B: Tensor) -> float:
+    """FLOP of a forward and backward pass over texts of ``lengths_B`` real tokens, nothing computed twice.
+
+    6 for each weight and token, and 12 * width for each layer and pair of tokens that sees each other (Chowdhery et
+    al., PaLM, appendix B), with the window of ModernBERT's local layers. Scoring is left out: it is a few per cent.
+
+    Args:
+        config: Of the backbone.
+        num_weights: Its ``matrix_weights``.
+        lengths_B: Tokens of each text.
+    """
+    lengths_B = lengths_B.double()
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    window = 2 * (getattr(config, "sliding_window", None) or 0) + 1
+    pairs = {
+        "full_attention": lengths_B.square().sum(),
+        "sliding_attention": (lengths_B * lengths_B.clamp(max=window)).sum(),
+    }
+    attention = 12 * config.hidden_size * sum(float(pairs[kind]) for kind in kinds)
+    return 6 * num_weights * float(lengths_B.sum()) + attention
