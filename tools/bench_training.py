@@ -2,11 +2,13 @@
 """A training step of ours against PyLate 1.6 and sentence-transformers 6: same weights, texts, batch, loss, threads.
 
     python tools/bench_training.py --peer-python PEERS/bin/python --peer-6-python PEERS6/bin/python [--json]
+    python tools/bench_training.py --growth [--json]
 
 PEERS and PEERS6 are environments of tools/parity/requirements.txt and requirements-6.txt. Each side runs in processes
 of its own, in turn, --rounds times; the figures are medians. ModernBERT of 256 x 6 layers with random weights, 16
 queries x 8 passages, lengths of the Promptriever mix, float32, 2 threads, no tokenising in the step. A speed above 1
-and a memory below 1 mean that we are better. CPU only: on a GPU, tools/gpu_check.py.
+and a memory below 1 mean that we are better. --growth measures ours alone at 1, 4 and 16 times the batch, kept and in
+recomputed chunks of 4,096 tokens. CPU only: on a GPU, tools/gpu_check.py.
 """
 
 import argparse
@@ -69,6 +71,7 @@ def compare(sides: dict[str, str], model: Path, texts: Path, rounds: int, steps:
             "cpu_seconds": statistics.median(second for run in done for second in run["cpu_seconds"]),
             "wall_seconds": statistics.median(second for run in done for second in run["wall_seconds"]),
             "peak_bytes": statistics.median(run["peak_bytes"] for run in done),
+            "tokens": done[0]["tokens"],
             "first_loss": done[0]["first_loss"],
             "versions": done[0]["versions"],
         }
@@ -78,19 +81,26 @@ def compare(sides: dict[str, str], model: Path, texts: Path, rounds: int, steps:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", required=True)
-    parser.add_argument("--peer-6-python", required=True)
+    parser.add_argument("--peer-python", help="of an environment of tools/parity/requirements.txt")
+    parser.add_argument("--peer-6-python", help="of an environment of tools/parity/requirements-6.txt")
+    parser.add_argument("--growth", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1, help="measured steps of each process, after one to warm up")
     parser.add_argument("--queries", type=int, default=16)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if not arguments.growth and not (arguments.peer_python and arguments.peer_6_python):
+        parser.error("give --peer-python and --peer-6-python, or --growth for ours alone")
     python, peer, peer_6 = sys.executable, arguments.peer_python, arguments.peer_6_python
     figures: dict[str, Any] = {"command": " ".join(sys.argv), "threads": 2, "batch": f"{arguments.queries} x 8"}
     figures |= {"precision": "float32", "allocator": "the C library's", "rounds": arguments.rounds}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         write_tokenizer(root / "tokenizer")
+        if arguments.growth:
+            figures["growth"] = growth(root, arguments.queries, arguments.rounds)
+            print(json.dumps(figures, indent=1) if arguments.json else growth_table(figures["growth"]))
+            return
         write_texts(root / "texts.json", make_texts(arguments.queries, 8))
         late = {"ours": python, "pylate": peer, "multi-vector": peer_6}
         for limits, sides in (
@@ -103,6 +113,26 @@ def main() -> None:
             figures[name] = compare(sides, model, root / "texts.json", arguments.rounds, arguments.steps)
     figures |= ratios(figures)
     print(json.dumps(figures, indent=1) if arguments.json else table(figures, arguments.queries * 9))
+
+
+def growth(root: Path, num_queries: int, rounds: int) -> list[dict[str, Any]]:
+    """Our step at 1, 4 and 16 times the batch; at 16 times only in chunks."""
+    model, found = write_model(root / "model", root / "tokenizer", (304, 300), late=True), []
+    for times in (1, 4, 16):
+        write_texts(root / "texts.json", make_texts(times * num_queries, 8))
+        sides = dict.fromkeys(["ours-chunked"] if times == 16 else ["ours", "ours-chunked"], sys.executable)
+        for side, figures in compare(sides, model, root / "texts.json", rounds, 1).items():
+            found.append({"side": side, "batch": f"{times * num_queries} x 8"} | figures)
+    return found
+
+
+def growth_table(found: list[dict[str, Any]]) -> str:
+    lines = ["batch      side           tokens  CPU s/step  CPU ms/token  peak GB"]
+    for row in found:
+        rate = 1e3 * row["cpu_seconds"] / row["tokens"]
+        name = f"{row['batch']:10} {row['side']:13} {row['tokens']:7}"
+        lines.append(f"{name} {row['cpu_seconds']:10.2f} {rate:13.3f} {row['peak_bytes'] / 1e9:9.2f}")
+    return "\n".join(lines)
 
 
 def ratios(figures: dict[str, Any]) -> dict[str, float]:
