@@ -186,6 +186,17 @@ def test_the_similarity_matrix_is_never_whole() -> None:
         assert largest.elements == largest_elements
 
 
+def test_winners_beyond_16_bits_are_found() -> None:
+    values_ND = torch.zeros(2**15 + 3, 1)
+    values_ND[[7, -1], 0] = torch.tensor([2.0, 3.0])
+    inputs = [torch.ones(1, 1, requires_grad=True), values_ND.requires_grad_()]
+    best_NP = best_similarity(inputs[0], Embeddings(torch.tensor([2**15 + 3]), inputs[1]))
+    assert best_NP.tolist() == [[3.0]]
+    query_gradient, passage_gradient = torch.autograd.grad(best_NP.sum(), inputs)
+    assert query_gradient.tolist() == [[3.0]]
+    assert passage_gradient.nonzero().tolist() == [[2**15 + 2, 0]]
+
+
 def test_listed_pairs_are_scored_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "MAX_BLOCK_ELEMENTS", 6000)
     index_K2 = torch.cartesian_prod(torch.arange(3), torch.arange(300))

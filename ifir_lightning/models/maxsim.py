@@ -1,7 +1,7 @@
 """The kernel under MaxSim: each query token's best match in each passage, without the similarity matrix.
 
 Of the [query tokens x passage tokens] matrix only one small piece exists at a time; what stays for the backward pass
-is the number of the winning passage token: N_queries x P integers. The gradient is a sparse matrix product (every
+is the number of the winning passage token: N_queries x P small integers. The gradient is a sparse matrix product (every
 query token has P weighted passage tokens), which is what ``embedding_bag`` computes.
 """
 
@@ -36,48 +36,57 @@ class _BestSimilarity(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries_ND: Tensor, passages_ND: Tensor, lengths: list[int], max_elements: int) -> Tensor:
         best_PN = queries_ND.new_empty(len(lengths), len(queries_ND))
-        winner_PN = torch.empty_like(best_PN, dtype=torch.int32)
+        winner_PN = torch.empty_like(best_PN, dtype=torch.int16 if max(lengths) < 2**15 else torch.int32)
         rows = max(1, max_elements // max(lengths))
-        start = 0
         for number, passage_LD in enumerate(passages_ND.split(lengths)):
             for part_ND, best_N, winner_N in zip(
                 queries_ND.split(rows), best_PN[number].split(rows), winner_PN[number].split(rows), strict=True
             ):
                 best, winner = (part_ND @ passage_LD.T).max(dim=1)
                 best_N.copy_(best)
-                winner_N.copy_(winner).add_(start)
-            start += len(passage_LD)
+                winner_N.copy_(winner)
         ctx.save_for_backward(queries_ND, passages_ND, winner_PN)
+        ctx.lengths, ctx.max_elements = lengths, max_elements
         return best_PN.T
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Some passages at a time, whose winners are among their own tokens."""
         queries_ND, passages_ND, winner_PN = ctx.saved_tensors
-        return (
-            _query_gradient(gradients[0], passages_ND, winner_PN) if ctx.needs_input_grad[0] else None,
-            _passage_gradient(gradients[0], queries_ND, winner_PN, len(passages_ND))
-            if ctx.needs_input_grad[1]
-            else None,
-            None,
-            None,
-        )
+        grad_queries_ND = torch.zeros_like(queries_ND) if ctx.needs_input_grad[0] else None
+        grad_passages = []
+        size = max(1, ctx.max_elements // len(queries_ND))
+        lengths = torch.tensor(ctx.lengths)
+        start = 0
+        for lengths_P, winners_PN, grad_PN in zip(
+            lengths.split(size), winner_PN.split(size), gradients[0].T.split(size), strict=True
+        ):
+            starts_P = (lengths_P.cumsum(0) - lengths_P).to(winners_PN.device, torch.int32)
+            rows_PN = winners_PN + starts_P[:, None]
+            tokens_MD = passages_ND[start : start + int(lengths_P.sum())]
+            start += len(tokens_MD)
+            if grad_queries_ND is not None:
+                grad_queries_ND += _query_gradient(grad_PN, tokens_MD, rows_PN)
+            if ctx.needs_input_grad[1]:
+                grad_passages.append(_passage_gradient(grad_PN, queries_ND, rows_PN, len(tokens_MD)))
+        return grad_queries_ND, torch.cat(grad_passages) if grad_passages else None, None, None
 
 
-def _query_gradient(grad_NP: Tensor, passages_ND: Tensor, winner_PN: Tensor) -> Tensor:
+def _query_gradient(grad_PN: Tensor, tokens_MD: Tensor, rows_PN: Tensor) -> Tensor:
     """Of query token n: the sum over passages of gradient times winner."""
-    num_passages, num_rows = winner_PN.shape
-    starts_N = torch.arange(num_rows, dtype=torch.int32, device=grad_NP.device) * num_passages
-    return _weighted_sums(passages_ND, winner_PN.T.flatten(), grad_NP.flatten(), starts_N)
+    num_passages, num_rows = rows_PN.shape
+    starts_N = torch.arange(num_rows, dtype=torch.int32, device=grad_PN.device) * num_passages
+    return _weighted_sums(tokens_MD, rows_PN.T.flatten(), grad_PN.T.flatten(), starts_N)
 
 
-def _passage_gradient(grad_NP: Tensor, queries_ND: Tensor, winner_PN: Tensor, num_tokens: int) -> Tensor:
+def _passage_gradient(grad_PN: Tensor, queries_ND: Tensor, rows_PN: Tensor, num_tokens: int) -> Tensor:
     """Of passage token m: the sum over query tokens that it won of gradient times query token."""
-    winners = winner_PN.flatten()
-    order = winners.argsort(stable=True)
-    count_M = winners.bincount(minlength=num_tokens)
-    query = (order % winner_PN.shape[1]).to(torch.int32)
+    rows = rows_PN.flatten()
+    order = rows.argsort(stable=True)
+    count_M = rows.bincount(minlength=num_tokens)
+    query = (order % rows_PN.shape[1]).to(torch.int32)
     starts_M = (count_M.cumsum(0) - count_M).to(torch.int32)
-    return _weighted_sums(queries_ND, query, grad_NP.T.flatten()[order], starts_M)
+    return _weighted_sums(queries_ND, query, grad_PN.flatten()[order], starts_M)
 
 
 def _weighted_sums(rows_ND: Tensor, index_K: Tensor, weight_K: Tensor, starts: Tensor) -> Tensor:

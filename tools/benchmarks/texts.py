@@ -13,8 +13,9 @@ def lognormal(draw: random.Random, median: float, sigma: float, longest: int) ->
     return max(3, min(longest, round(median * math.exp(sigma * draw.gauss(0, 1)))))
 
 
-def words(draw: random.Random, count: int) -> str:
-    return " ".join(f"w{draw.randrange(len(SPECIAL), VOCABULARY)}" for _ in range(count))
+def words(draw: random.Random, num_tokens: int) -> str:
+    """A text of so many tokens, the two around it counted."""
+    return " ".join(f"w{draw.randrange(len(SPECIAL), VOCABULARY)}" for _ in range(num_tokens - 2))
 
 
 def make_texts(num_queries: int, group_size: int, seed: int = 0) -> dict[str, list]:
@@ -24,7 +25,7 @@ def make_texts(num_queries: int, group_size: int, seed: int = 0) -> dict[str, li
     """
     draw = random.Random(seed)
     queries = [
-        words(draw, lognormal(draw, 12, 0.4, 40) if draw.random() < 0.35 else lognormal(draw, 97, 0.45, 302))
+        words(draw, lognormal(draw, 12, 0.4, 40) if draw.random() < 0.35 else lognormal(draw, 97, 0.45, 304))
         for _ in range(num_queries)
     ]
     passages = [[words(draw, lognormal(draw, 102, 0.45, 600)) for _ in range(group_size)] for _ in range(num_queries)]

@@ -1,0 +1,75 @@
+"""The tools under tools/: what they say without a GPU, how ratios are made of figures, what texts they measure with."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+TOOLS = Path(__file__).parents[1] / "tools"
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch):
+    """Import a file of tools/ as its programs do."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+
+    def load(name: str) -> ModuleType:
+        return import_module(name)
+
+    return load
+
+
+def run(name: str, *arguments: str) -> str:
+    command = [sys.executable, str(TOOLS / name), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(TOOLS.parent)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_gpu_check_ends_without_a_gpu_and_says_so(tmp_path: Path) -> None:
+    said = run("gpu_check.py", "--output", str(tmp_path))
+    assert said.startswith("no CUDA device: the GPU tests and all benchmarks are skipped")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_bench_maxsim_counts_inputs_gradients_and_what_lies_beside_them() -> None:
+    found = {way: json.loads(run("bench_maxsim.py", "--measure", way, "16", "128")) for way in ("naive", "torch")}
+    similarities = 4 * 16 * 32 * 128 * 180
+    assert found["naive"]["extra_bytes"] > 2 * similarities > found["torch"]["extra_bytes"]
+    held = 4 * 128 * (16 * 32 + 128 * 180)
+    for figures in found.values():
+        assert figures["of_inputs_and_gradients"] == pytest.approx((held + figures["extra_bytes"]) / (2 * held))
+
+
+def test_ratios_above_one_mean_that_we_are_faster_and_memory_below_one_that_we_need_less(tool) -> None:
+    ours, theirs = {"cpu_seconds": 2.0, "peak_bytes": 3}, {"cpu_seconds": 10.0, "peak_bytes": 12}
+    twice = {"cpu_seconds": 4.0, "peak_bytes": 6}
+    figures = {
+        "304_300": {"ours": ours, "pylate": theirs, "multi-vector": twice},
+        "192_180": {"ours": ours, "pylate": twice},
+        "bi_encoder": {"ours-dense": ours, "dense": theirs},
+    }
+    assert tool("bench_training").ratios(figures) == {
+        "speed_vs_pylate_304_300": 5.0,
+        "memory_vs_pylate_304_300": 0.25,
+        "speed_vs_sentence_transformers_304_300": 2.0,
+        "memory_vs_sentence_transformers_304_300": 0.5,
+        "speed_vs_pylate_192_180": 2.0,
+        "bi_encoder_speed_vs_sentence_transformers": 5.0,
+    }
+
+
+def test_the_texts_of_the_training_benchmark_have_the_mix_of_lengths(tool) -> None:
+    """124,000 real tokens in 128 x (1 + 7) texts, 74 a query: 35% plain, 65% with an instruction."""
+    texts, step = tool("benchmarks.texts").make_texts(128, 8), tool("benchmarks.step")
+    queries = [2 + len(text.split()) for text in texts["queries"]]
+    assert sum(queries) / len(queries) == pytest.approx(74, rel=0.1)
+    assert 0.25 < sum(length < 42 for length in queries) / len(queries) < 0.5
+    assert step.num_tokens(texts) == pytest.approx(124_000, rel=0.04)
