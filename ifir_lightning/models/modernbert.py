@@ -1,8 +1,8 @@
 """ModernBERT on packed texts: transformers' weights, configuration and files, and a forward pass of our own.
 
-The pass computes what transformers' does, with less memory traffic: queries and keys are rotated in one go, the gated
-MLP keeps its input only and computes the activation again in the backward pass, nothing is padded or masked. Compiled,
-a layer is plain operations, which torch.compile fuses, around attention, which it leaves alone.
+The pass computes what transformers' does, with less memory traffic: queries and keys are rotated in one go, nothing is
+padded or masked. Compiled, a layer is plain operations, which torch.compile fuses, around attention, which it leaves
+alone.
 """
 
 from typing import Any, final
@@ -47,8 +47,8 @@ class PackedLayer(nn.Module):
     def forward(self, hidden_TD: Tensor, rotation: Rotation, layout: Layout) -> Tensor:
         """Attention within each text, then the gated MLP, each added to what came in."""
         hidden_TD = hidden_TD + self._attend(self.attn_norm(hidden_TD), rotation, layout)
-        gated_TI = gate(self.mlp.Wi(self.mlp_norm(hidden_TD)), self.mlp.act)
-        return hidden_TD + self.mlp.Wo(self.mlp.drop(gated_TI))
+        first_TI, second_TI = self.mlp.Wi(self.mlp_norm(hidden_TD)).chunk(2, dim=-1)
+        return hidden_TD + self.mlp.Wo(self.mlp.drop(self.mlp.act(first_TI) * second_TI))
 
     def _attend(self, hidden_TD: Tensor, rotation: Rotation, layout: Layout) -> Tensor:
         attn = self.attn
@@ -65,14 +65,6 @@ def rotate(qkv_T3HW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = qkv_T3HW[:, :2].chunk(2, dim=-1)
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return torch.cat((turned.to(qkv_T3HW.dtype), qkv_T3HW[:, 2:]), dim=1)
-
-
-def gate(both_TI: Tensor, activation: nn.Module) -> Tensor:
-    """activation(first half) * second half, of which only ``both_TI`` is kept for the backward pass."""
-    if not torch.compiler.is_compiling():
-        return _Gate.apply(both_TI, activation)
-    first_TI, second_TI = both_TI.chunk(2, dim=-1)
-    return activation(first_TI) * second_TI
 
 
 def _rotation(model: ModernBert, hidden_TD: Tensor, position_T: Tensor, kind: str) -> Rotation:
@@ -104,26 +96,3 @@ def _turned(qkv_T3HW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     torch.mul(second, cos, out=to_second).addcmul_(first, sin)
     turned_T3HW[:, 2] = qkv_T3HW[:, 2]
     return turned_T3HW.to(qkv_T3HW.dtype)
-
-
-class _Gate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, both_TI: Tensor, activation: nn.Module) -> Tensor:
-        ctx.save_for_backward(both_TI)
-        ctx.activation = activation
-        first_TI, second_TI = both_TI.chunk(2, dim=-1)
-        return activation(first_TI) * second_TI
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (both_TI,) = ctx.saved_tensors
-        first_TI, second_TI = both_TI.chunk(2, dim=-1)
-        grad_TI = torch.empty_like(both_TI)
-        grad_first_TI, grad_second_TI = grad_TI.chunk(2, dim=-1)
-        with torch.enable_grad():
-            first_TI = first_TI.detach().requires_grad_()
-            activated_TI = ctx.activation(first_TI)
-        torch.mul(gradients[0], activated_TI.detach(), out=grad_second_TI)
-        (slope_TI,) = torch.autograd.grad(activated_TI, first_TI, gradients[0] * second_TI)
-        grad_first_TI.copy_(slope_TI)
-        return grad_TI, None
