@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import random_tokens
 from small import HEADS, Head, Recorder, retriever, synthetic_data, trainer, write_task
 
 from ifir_lightning.callbacks.followir import FollowIRValidation
+from ifir_lightning.models.attention import Attention
+from ifir_lightning.models.backbone import BackboneSettings
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,3 +33,31 @@ def test_fit_and_validate(head: Head, precision: str, modernbert: Path, tmp_path
     for found, expected in zip(recorder.metrics, exact.metrics, strict=True):
         assert found["train/loss"] == pytest.approx(expected["train/loss"], rel=tolerance)
     assert gpu.callback_metrics["followir/p_mrr"].isfinite()
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+@pytest.mark.parametrize("attention", ["varlen", "flash_attention_2", "sdpa"])
+def test_a_training_step_with_every_attention(
+    attention: Attention, compiled: bool, modernbert: Path, tmp_path: Path
+) -> None:
+    """In bfloat16, against the CPU in float32: the loss and the direction of the whole gradient."""
+    if attention == "flash_attention_2":
+        pytest.importorskip("flash_attn")
+    if attention == "sdpa" and compiled:
+        pytest.skip("only kernels that the compiler cannot look into are compiled around")
+    steps = []
+    for device, settings in (
+        ("cuda", BackboneSettings(attention=attention, compile=compiled)),
+        ("cpu", BackboneSettings()),
+    ):
+        model = retriever(modernbert, "weighted", backbone=settings).retriever.to(device)
+        model.prepare(torch.device(device), torch.bfloat16 if device == "cuda" else torch.float32)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            queries, passages = model(random_tokens([5, 9, 3, 40, 21, 30, 2, 17]).to(device)).split(3, 5)
+            loss = torch.nn.functional.cross_entropy(model.scorer(queries, passages), torch.arange(3, device=device))
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
+        steps.append((loss.item(), gradient))
+    (found, gradient), (expected, exact) = steps
+    assert found == pytest.approx(expected, rel=0.05)
+    assert torch.cosine_similarity(gradient, exact, dim=0) > 0.98
