@@ -9,7 +9,6 @@ from small import HEADS, Head, Recorder, retriever, synthetic_data, trainer, wri
 
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.models.attention import Attention
-from ifir_lightning.models.backbone import BackboneSettings
 
 pytestmark = [
     pytest.mark.gpu,
@@ -46,11 +45,10 @@ def test_a_training_step_with_every_attention(
     if attention == "sdpa" and compiled:
         pytest.skip("only kernels that the compiler cannot look into are compiled around")
     steps = []
-    for device, settings in (
-        ("cuda", BackboneSettings(attention=attention, compile=compiled)),
-        ("cpu", BackboneSettings()),
-    ):
-        model = retriever(modernbert, "weighted", backbone=settings).retriever.to(device)
+    for device in ("cuda", "cpu"):
+        model = retriever(modernbert, "weighted").retriever.to(device)
+        if device == "cuda":
+            model.backbone.attention, model.backbone.compile_layers = attention, compiled
         model.prepare(torch.device(device), torch.bfloat16 if device == "cuda" else torch.float32)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             queries, passages = model(random_tokens([5, 9, 3, 40, 21, 30, 2, 17]).to(device)).split(3, 5)
