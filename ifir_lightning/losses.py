@@ -102,16 +102,16 @@ def pair_kinds(kinds_P: Tensor, ids_P: Tensor, targets_Q: Tensor, group_size: in
 
 def accuracy(scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor) -> Tensor:
     """Share of queries whose positive scores higher than every negative of the global batch, in [0, 1]."""
-    return _beats(scores_QP, targets_Q, (kinds_QP != Kind.EXCLUDED) & (kinds_QP != Kind.POSITIVE)).float().mean()
+    return beats(scores_QP, targets_Q, (kinds_QP != Kind.EXCLUDED) & (kinds_QP != Kind.POSITIVE)).float().mean()
 
 
 def instruction_accuracy(scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor) -> Tensor:
     """Among queries with instruction negatives, the share whose positive beats them all; NaN if there are none."""
     rivals_QP = kinds_QP == Kind.INSTRUCTION_NEGATIVE
-    return _beats(scores_QP, targets_Q, rivals_QP)[rivals_QP.any(dim=1)].float().mean()
+    return beats(scores_QP, targets_Q, rivals_QP)[rivals_QP.any(dim=1)].float().mean()
 
 
-def _beats(scores_QP: Tensor, targets_Q: Tensor, rivals_QP: Tensor) -> Tensor:
+def beats(scores_QP: Tensor, targets_Q: Tensor, rivals_QP: Tensor) -> Tensor:
     """Whether the positive scores strictly higher than every rival (a tie is no win)."""
     best_rival_Q = scores_QP.masked_fill(~rivals_QP, float("-inf")).amax(dim=1)
     return scores_QP.gather(1, targets_Q[:, None]).squeeze(1) > best_rival_Q
