@@ -31,6 +31,28 @@ class _Chunk:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """What re-ranking holds while a chunk of passages is encoded: all that can be known of these pairs.
+
+    Attributes:
+        queries: All queries of the task.
+        ids: Ids of the chunk's passages.
+        tokens: Their tokens, on the device.
+        passages: Their embeddings.
+        index_K2: The listed pairs: (number of the query, number of the passage in the chunk).
+    """
+
+    queries: Embeddings
+    ids: list[str]
+    tokens: Tokens
+    passages: Embeddings
+    index_K2: Tensor
+
+
+Observer = Callable[[Encoded], None]
+
+
+@dataclass(frozen=True)
 class Reranker:
     """Scores candidates.
 
@@ -49,6 +71,7 @@ class Reranker:
         passages: Mapping[str, Passage],
         candidates: Mapping[str, Sequence[str]],
         advance: Callable[[int], None] = lambda num_passages: None,
+        observe: Observer = lambda encoded: None,
     ) -> tuple[Run, float]:
         """The run of all queries, complete on every rank, and the share of passage tokens that the limit cut.
 
@@ -62,6 +85,7 @@ class Reranker:
             passages: id -> passage.
             candidates: query id -> ids of the passages to score.
             advance: Called with the number of passages done (on a GPU: sent to it), for a progress bar.
+            observe: Called with every chunk that is encoded.
         """
         tokenizer = self.retriever.tokenizer
         encoded = self.retriever.encode(tokenizer.queries(queries.values()), self.max_tokens)
@@ -73,7 +97,7 @@ class Reranker:
         with closing(_ahead(lambda ids: self._tokenize(passages, ids), slices)) as ready:
             for chunk in chain.from_iterable(ready):
                 pairs = [(query, place) for place, id_ in enumerate(chunk.ids) for query in listed[id_]]
-                scores.append(self._score(encoded, chunk.tokens, pairs))
+                scores.append(self._score(encoded, chunk, torch.tensor(pairs), observe))
                 scored += [(query, chunk.ids[place]) for query, place in pairs]
                 cut, total = cut + int(chunk.tokens.cut_B.sum()), total + int(chunk.tokens.lengths_B.sum())
                 advance(len(chunk.ids))
@@ -96,10 +120,12 @@ class Reranker:
             chunks.append(_Chunk([ids[i] for i in index.tolist()], part))
         return chunks
 
-    def _score(self, queries: Embeddings, passages: Tokens, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    def _score(self, queries: Embeddings, chunk: _Chunk, index_K2: Tensor, observe: Observer) -> Tensor:
         """scores_K of (query, passage) pairs, on the device; the passages' embeddings end here."""
-        embeddings = self.retriever(passages.to(self.retriever.device, non_blocking=True))
-        return self.retriever.scorer.pairs(queries, embeddings, torch.tensor(pairs))
+        tokens = chunk.tokens.to(self.retriever.device, non_blocking=True)
+        passages = self.retriever(tokens)
+        observe(Encoded(queries, chunk.ids, tokens, passages, index_K2))
+        return self.retriever.scorer.pairs(queries, passages, index_K2)
 
     @staticmethod
     def _merge(run: Run) -> Run:

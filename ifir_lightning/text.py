@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Passage, Tokens
 from ifir_lightning.text_format import TextFormat
+
+T = TypeVar("T")
 
 
 class TextTokenizer:
@@ -27,7 +30,7 @@ class TextTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text_format: TextFormat) -> None:
         self.tokenizer = tokenizer
         self.format = text_format
-        self._num_special, self._suffix = _special_tokens(tokenizer)
+        self._num_special, self._num_suffix = _special_tokens(tokenizer)
         self._query_marker = self._marker("query_marker")
         self._passage_marker = self._marker("passage_marker")
         self._check_limit("max_query_length", text_format.max_query_length, self._query_marker)
@@ -37,24 +40,22 @@ class TextTokenizer:
 
     def queries(self, texts: Iterable[tuple[str, str]]) -> Tokens:
         """Tokenise (query, instruction) pairs; an instruction may be ""."""
-        joined = [_joined(self.format.query_prefix, *pair) for pair in texts]
-        tokens = self._pack(joined, self.format.max_query_length, self._query_marker)
+        texts_joined = [joined(self.format.query_prefix, *pair) for pair in texts]
+        tokens = self._pack(texts_joined, self.format.max_query_length, self._query_marker)
         return tokens if self._expansion is None else self._expand(tokens)
 
     def passages(self, passages: Iterable[Passage]) -> Tokens:
         """Tokenise passages; tokens of the skiplist are marked in ``keep_T``."""
-        joined = [_joined(self.format.passage_prefix, passage.title, passage.text) for passage in passages]
-        tokens = self._pack(joined, self.format.max_passage_length, self._passage_marker)
+        texts = [joined(self.format.passage_prefix, passage.title, passage.text) for passage in passages]
+        tokens = self._pack(texts, self.format.max_passage_length, self._passage_marker)
         if len(self._skip_ids):
             tokens.keep_T.logical_and_(~torch.isin(tokens.input_ids_T, self._skip_ids))
-            self._refuse_bare(tokens, joined)
+            self._refuse_bare(tokens, texts)
         return tokens
 
     def _pack(self, texts: Sequence[str], limit: int, marker: list[int]) -> Tokens:
-        limit -= len(marker)
         encoded = self._encode(texts)
-        cut = [ids if len(ids) <= limit else ids[: limit - len(self._suffix)] + self._suffix for ids in encoded]
-        kept = [ids[:1] + marker + ids[1:] for ids in cut] if marker else cut
+        kept = [self._lay_out(ids, limit, marker) for ids in encoded]
         if not all(kept):
             raise InputError(
                 f"text {texts[kept.index([])]!r} has no tokens; allowed are texts with at least one, "
@@ -65,9 +66,27 @@ class TextTokenizer:
             lengths_B=torch.tensor([len(ids) for ids in kept]),
             input_ids_T=input_ids_T,
             keep_T=torch.ones(len(input_ids_T), dtype=torch.bool),
-            cut_B=torch.tensor([len(full) - len(ids) for full, ids in zip(encoded, cut, strict=True)]),
+            cut_B=torch.tensor([len(full) + len(marker) - len(ids) for full, ids in zip(encoded, kept, strict=True)]),
             attend_T=torch.ones(len(input_ids_T), dtype=torch.bool) if self._unattended else None,
         )
+
+    def lay_out_query(self, full: list[T], marker: T, expansion: T) -> list[T]:
+        """Anything that runs parallel to the ids of a tokenised query, as ``queries`` lays out the ids themselves.
+
+        Args:
+            full: One entry per token of the whole text, special tokens included.
+            marker: The entry of the marker's token, where there is one.
+            expansion: The entry of each token that fills the query.
+        """
+        limit = self.format.max_query_length
+        kept = self._lay_out(full, limit, [marker] * len(self._query_marker))
+        return kept if self._expansion is None else kept + [expansion] * (limit - len(kept))
+
+    def _lay_out(self, full: list[T], limit: int, marker: list[T]) -> list[T]:
+        """Cut at the right so that the final special tokens stay, the marker behind the first token."""
+        room, num_suffix = limit - len(marker), self._num_suffix
+        kept = full if len(full) <= room else full[: room - num_suffix] + full[len(full) - num_suffix :]
+        return kept[:1] + marker + kept[1:] if marker else kept
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of ``self.tokenizer(texts)``, where possible without offsets: they cost a quarter of the time."""
@@ -147,7 +166,7 @@ class TextTokenizer:
         return token_id
 
 
-def _joined(prefix: str, first: str, second: str) -> str:
+def joined(prefix: str, first: str, second: str) -> str:
     """Query and instruction, or title and text, behind their prefix; no white space around the whole."""
     return (prefix + " ".join(part for part in (first, second) if part)).strip()
 
@@ -158,10 +177,10 @@ def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
     return issubclass(own, base) and own.__call__ is base.__call__ and own._encode_plus is base._encode_plus
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, list[int]]:
-    """Number of special tokens around a text, and those that end it."""
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """Number of special tokens around a text, and of those that end it."""
     empty, letter = tokenizer("")["input_ids"], tokenizer("a")["input_ids"]
     num_suffix = 0
     while num_suffix < len(empty) and empty[-1 - num_suffix] == letter[-1 - num_suffix]:
         num_suffix += 1
-    return len(empty), empty[len(empty) - num_suffix :]
+    return len(empty), num_suffix

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -139,28 +140,45 @@ def _maxsim_pairs(
     reduction: Reduction,
     index_K2: Tensor,
 ) -> Tensor:
-    """Pairs as padded rectangles, those of similar passages together, a bounded number at a time."""
-    if weights_N is None:
-        weights_N = queries.values_ND.new_ones(len(queries.values_ND))
+    places, scores = [], []
+    for rectangle in rectangles(queries, passages, index_K2):
+        best_KL = rectangle.similarity_KLM.amax(dim=-1)
+        weighted_KL = best_KL if weights_N is None else best_KL * weights_N[rectangle.query_KL]
+        total_K = weighted_KL.masked_fill(rectangle.query_KL < 0, 0.0).sum(1)
+        places.append(rectangle.place_K)
+        scores.append(total_K / (rectangle.query_KL >= 0).sum(1) if reduction == "mean" else total_K)
+    return torch.cat(scores)[torch.cat(places).argsort().to(scores[0].device)]
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Some listed pairs, whose passages are of similar length: K pairs x L query tokens x M passage tokens.
+
+    Attributes:
+        place_K: Numbers of the pairs in the list.
+        query_KL: Rows of the queries' embeddings, -1 behind a query's end.
+        passage_KM: Rows of the passages' embeddings, -1 behind a passage's end.
+        similarity_KLM: Inner products, float32; minus infinity behind a passage's end, anything behind a query's.
+    """
+
+    place_K: Tensor
+    query_KL: Tensor
+    passage_KM: Tensor
+    similarity_KLM: Tensor
+
+
+def rectangles(queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> Iterator[Rectangle]:
+    """The token similarities of listed (query, passage) pairs, a bounded number at a time."""
     index_K2 = index_K2.cpu()
     order_K = passages.lengths_B[index_K2[:, 1]].argsort(stable=True)
-    scores = [
-        _maxsim_rectangle(queries, passages, weights_N, reduction, index_K2[part])
-        for part in _pair_parts(queries, passages, index_K2, order_K)
-    ]
-    return torch.cat(scores)[order_K.argsort().to(scores[0].device)]
-
-
-def _maxsim_rectangle(
-    queries: Embeddings, passages: Embeddings, weights_N: Tensor, reduction: Reduction, index_K2: Tensor
-) -> Tensor:
-    query_KL, passage_KM = _rows(queries, index_K2[:, 0]), _rows(passages, index_K2[:, 1])
-    with torch.autocast(query_KL.device.type, enabled=False):
-        similarity_KLM = queries.values_ND[query_KL].float() @ passages.values_ND[passage_KM].float().transpose(1, 2)
-    best_KL = similarity_KLM.masked_fill((passage_KM < 0)[:, None, :], float("-inf")).amax(dim=-1)
-    weighted_KL = (best_KL * weights_N[query_KL]).masked_fill(query_KL < 0, 0.0)
-    total_K = weighted_KL.sum(1)
-    return total_K / (query_KL >= 0).sum(1) if reduction == "mean" else total_K
+    for place_K in _pair_parts(queries, passages, index_K2, order_K):
+        query_KL, passage_KM = _rows(queries, index_K2[place_K, 0]), _rows(passages, index_K2[place_K, 1])
+        with torch.autocast(query_KL.device.type, enabled=False):
+            similarity_KLM = queries.values_ND[query_KL].float() @ passages.values_ND[passage_KM].float().transpose(
+                1, 2
+            )
+        similarity_KLM = similarity_KLM.masked_fill((passage_KM < 0)[:, None, :], float("-inf"))
+        yield Rectangle(place_K, query_KL, passage_KM, similarity_KLM)
 
 
 def _rows(texts: Embeddings, index_K: Tensor) -> Tensor:
