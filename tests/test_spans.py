@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ifir_lightning.data.evalset import load_task
@@ -42,10 +42,8 @@ def test_a_special_token_within_a_text_is_its_text(tokenizer: PreTrainedTokenize
 
 def test_a_token_that_holds_the_space_before_a_word_belongs_to_the_word() -> None:
     """As byte-level tokenizers have it (ModernBERT, GPT)."""
-    vocabulary = {sign: number for number, sign in enumerate(["?", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    merged = {**vocabulary, "Ġd": len(vocabulary)}
-    rust = Tokenizer(models.BPE(merged, [("Ġ", "d")]))
-    rust.pre_tokenizer, rust.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    rust = Tokenizer(models.WordLevel({word: number for number, word in enumerate(["?", "a", "b", " d", "e"])}, "?"))
+    rust.pre_tokenizer = pre_tokenizers.Split(Regex(" ?."), "isolated")
     text = TextTokenizer(PreTrainedTokenizerFast(tokenizer_object=rust, pad_token="?"), TextFormat())
     assert spans(text, "ab", "de") == [Q, Q, I, I]
 
