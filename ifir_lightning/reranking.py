@@ -1,7 +1,7 @@
 """Score every query of a task against its own candidates: the one way from texts to a run."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ TEXTS_PER_SLICE = 128
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
     """Passages to encode together."""
 
     ids: list[str]
@@ -87,38 +87,19 @@ class Reranker:
             advance: Called with the number of passages done (on a GPU: sent to it), for a progress bar.
             observe: Called with every chunk that is encoded.
         """
-        tokenizer = self.retriever.tokenizer
-        encoded = self.retriever.encode(tokenizer.queries(queries.values()), self.max_tokens)
+        encoded = self.retriever.encode(self.retriever.tokenizer.queries(queries.values()), self.max_tokens)
         listed = _listing(list(queries), candidates)
         scored: list[tuple[int, str]] = []
         scores: list[Tensor] = []
         cut = total = 0
-        slices = self._own_slices(passages, listed)
-        with closing(_ahead(lambda ids: self._tokenize(passages, ids), slices)) as ready:
-            for chunk in chain.from_iterable(ready):
+        with closing(passage_chunks(self.retriever, passages, listed, self.max_tokens)) as chunks:
+            for chunk in chunks:
                 pairs = [(query, place) for place, id_ in enumerate(chunk.ids) for query in listed[id_]]
                 scores.append(self._score(encoded, chunk, torch.tensor(pairs), observe))
                 scored += [(query, chunk.ids[place]) for query, place in pairs]
                 cut, total = cut + int(chunk.tokens.cut_B.sum()), total + int(chunk.tokens.lengths_B.sum())
                 advance(len(chunk.ids))
-        cuts = distributed.gather_objects((cut, total))
-        return self._merge(_run(list(queries), scored, scores)), _share(cuts)
-
-    def _own_slices(self, passages: Mapping[str, Passage], listed: Mapping[str, list[int]]) -> list[list[str]]:
-        """Slices of passages of similar length; every rank takes its turn."""
-        ids = sorted(listed, key=lambda id_: (-len(passages[id_].text), id_))
-        slices = [ids[start : start + TEXTS_PER_SLICE] for start in range(0, len(ids), TEXTS_PER_SLICE)]
-        return slices[distributed.rank() :: distributed.world_size()]
-
-    def _tokenize(self, passages: Mapping[str, Passage], ids: Sequence[str]) -> list[_Chunk]:
-        """A slice in chunks, in memory from which a GPU copies without a wait."""
-        tokens = self.retriever.tokenizer.passages(passages[id_] for id_ in ids)
-        chunks = []
-        for index in token_chunks(tokens.lengths_B, self.max_tokens):
-            part = tokens.select(index)
-            part = part.pin_memory() if self.retriever.device.type == "cuda" else part
-            chunks.append(_Chunk([ids[i] for i in index.tolist()], part))
-        return chunks
+        return self._merge(_run(list(queries), scored, scores)), share_cut(cut, total)
 
     def _score(self, queries: Embeddings, chunk: _Chunk, index_K2: Tensor, observe: Observer) -> Tensor:
         """scores_K of (query, passage) pairs, on the device; the passages' embeddings end here."""
@@ -131,6 +112,40 @@ class Reranker:
     def _merge(run: Run) -> Run:
         parts = distributed.gather_objects(run)
         return {query_id: {k: v for part in parts for k, v in part[query_id].items()} for query_id in run}
+
+
+def passage_chunks(
+    retriever: Retriever, passages: Mapping[str, Passage], ids: Iterable[str], max_tokens: int
+) -> Generator[Chunk, None, None]:
+    """This rank's share of the passages ``ids``, tokenised ahead, in chunks of similar length to encode at a time.
+
+    To close the generator ends the thread that tokenises.
+    """
+    ordered = sorted(ids, key=lambda id_: (-len(passages[id_].text), id_))
+    slices = [ordered[start : start + TEXTS_PER_SLICE] for start in range(0, len(ordered), TEXTS_PER_SLICE)]
+    own = slices[distributed.rank() :: distributed.world_size()]
+    with closing(_ahead(lambda part: _tokenize(retriever, passages, part, max_tokens), own)) as ready:
+        yield from chain.from_iterable(ready)
+
+
+def share_cut(cut: int, kept: int) -> float:
+    """Share of tokens cut, from the counts of this rank and all others."""
+    counts = distributed.gather_objects((cut, kept))
+    cut, kept = (sum(each) for each in zip(*counts, strict=True))
+    return cut / max(1, cut + kept)
+
+
+def _tokenize(
+    retriever: Retriever, passages: Mapping[str, Passage], ids: Sequence[str], max_tokens: int
+) -> list[Chunk]:
+    """A slice in chunks, in memory from which a GPU copies without a wait."""
+    tokens = retriever.tokenizer.passages(passages[id_] for id_ in ids)
+    chunks = []
+    for index in token_chunks(tokens.lengths_B, max_tokens):
+        part = tokens.select(index)
+        part = part.pin_memory() if retriever.device.type == "cuda" else part
+        chunks.append(Chunk([ids[i] for i in index.tolist()], part))
+    return chunks
 
 
 def _ahead(function: Callable[[S], T], items: Sequence[S], num_ready: int = 2) -> Generator[T, None, None]:
@@ -168,8 +183,3 @@ def _listing(query_ids: Sequence[str], candidates: Mapping[str, Sequence[str]]) 
             listed.setdefault(passage_id, []).append(number)
     return listed
 
-
-def _share(cuts: Sequence[tuple[int, int]]) -> float:
-    """Share of tokens cut, from the (cut, kept) counts of every rank."""
-    cut, kept = (sum(counts) for counts in zip(*cuts, strict=True))
-    return cut / max(1, cut + kept)

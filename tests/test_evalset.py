@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from ifir_lightning.data import evalset, synthetic
+from ifir_lightning.data import synthetic
+from ifir_lightning.data import tables as tables_module
 from ifir_lightning.data.evalset import load_task, task_from_tables, task_name
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Passage
@@ -238,8 +239,8 @@ def simulate_hub(monkeypatch, tables, seen):
         split = "qrel_diff" if config == "qrel_diff" else "test"
         return DatasetDict({split: Dataset.from_list(tables[config])})
 
-    monkeypatch.setattr(evalset, "get_dataset_config_names", names)
-    monkeypatch.setattr(evalset, "load_dataset", load)
+    monkeypatch.setattr(tables_module, "get_dataset_config_names", names)
+    monkeypatch.setattr(tables_module, "load_dataset", load)
 
 
 @pytest.mark.parametrize("tables", [V2, MTEB, V1])
@@ -260,7 +261,7 @@ def test_every_hub_error_names_the_id(monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(evalset, "get_dataset_config_names", fail)
+    monkeypatch.setattr(tables_module, "get_dataset_config_names", fail)
     with pytest.raises(
         InputError, match=r"task 'owner/name' \(revision abc\) .*; allowed are .*: check the name"
     ) as caught:

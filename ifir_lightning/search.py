@@ -1,0 +1,106 @@
+"""Exact search: every query against every passage of a task, of which the best are kept."""
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+
+import torch
+from torch import Tensor
+
+from ifir_lightning import distributed
+from ifir_lightning.benchmarks.task import RankingTask
+from ifir_lightning.metrics import Run, ranks
+from ifir_lightning.records import Passage
+from ifir_lightning.reranking import Reranker, passage_chunks, share_cut
+from ifir_lightning.retriever import Retriever
+
+QUERIES_PER_BLOCK = 256
+"""Queries scored at a time against a chunk of passages."""
+
+
+def run_task(
+    retriever: Retriever,
+    task: RankingTask,
+    max_tokens: int = 16384,
+    advance: Callable[[int], None] = lambda num_passages: None,
+) -> tuple[Run, float]:
+    """The run of a task, by re-ranking its candidates or by search, and the share of passage tokens that were cut."""
+    queries = {id_: (text, task.instructions[id_]) for id_, text in task.queries.items()}
+    if task.candidates is None:
+        return search(retriever, queries, task.passages, task.depth, max_tokens, advance)
+    return Reranker(retriever, max_tokens)(queries, task.passages, task.candidates, advance)
+
+
+@torch.inference_mode()
+def search(
+    retriever: Retriever,
+    queries: Mapping[str, tuple[str, str]],
+    passages: Mapping[str, Passage],
+    depth: int,
+    max_tokens: int = 16384,
+    advance: Callable[[int], None] = lambda num_passages: None,
+) -> tuple[Run, float]:
+    """The best ``depth`` passages of each query, and the share of passage tokens that the limit cut.
+
+    Every passage is encoded once, by one rank, and forgotten; of each query only the best so far are held. Of equal
+    scores the greater id is the better one, as in trec_eval, so the run is the same on any number of ranks.
+
+    Args:
+        retriever: Encodes and scores.
+        queries: id -> (query, instruction).
+        passages: id -> passage.
+        depth: Passages kept for each query.
+        max_tokens: Tokens encoded at a time.
+        advance: Called with the number of passages done, for a progress bar.
+    """
+    encoded = retriever.encode(retriever.tokenizer.queries(queries.values()), max_tokens)
+    starts = range(0, len(encoded), QUERIES_PER_BLOCK)
+    blocks = encoded.split(*(min(QUERIES_PER_BLOCK, len(encoded) - start) for start in starts))
+    ordered = sorted(passages, reverse=True)
+    place_of = {id_: place for place, id_ in enumerate(ordered)}
+    best = [_nothing(len(block), retriever.device) for block in blocks]
+    cut = total = 0
+    with closing(passage_chunks(retriever, passages, passages, max_tokens)) as chunks:
+        for chunk in chunks:
+            embeddings = retriever(chunk.tokens.to(retriever.device, non_blocking=True))
+            places_P = torch.tensor([place_of[id_] for id_ in chunk.ids], device=retriever.device)
+            for number, block in enumerate(blocks):
+                best[number] = _merge(best[number], retriever.scorer(block, embeddings), places_P, depth)
+            cut, total = cut + int(chunk.tokens.cut_B.sum()), total + int(chunk.tokens.lengths_B.sum())
+            advance(len(chunk.ids))
+    return _gather(_run(list(queries), ordered, best), depth), share_cut(cut, total)
+
+
+_Best = tuple[Tensor, Tensor]
+"""scores_QK of each query's best passages so far, best first, and their places_QK in descending order of ids."""
+
+
+def _nothing(num_queries: int, device: torch.device) -> _Best:
+    return torch.empty(num_queries, 0, device=device), torch.empty(num_queries, 0, dtype=torch.int64, device=device)
+
+
+def _merge(best: _Best, scores_QP: Tensor, places_P: Tensor, depth: int) -> _Best:
+    """The best of both, by score and then by place."""
+    scores_QK = torch.cat([best[0], scores_QP], dim=1)
+    places_QK, order_QK = torch.cat([best[1], places_P.expand(scores_QP.shape)], dim=1).sort(dim=1)
+    scores_QK, order_QK = scores_QK.gather(1, order_QK).sort(dim=1, descending=True, stable=True)
+    return scores_QK[:, :depth], places_QK.gather(1, order_QK)[:, :depth]
+
+
+def _run(query_ids: list[str], passage_ids: list[str], best: list[_Best]) -> Run:
+    scores = [row for scores_QK, _ in best for row in scores_QK.tolist()]
+    places = [row for _, places_QK in best for row in places_QK.tolist()]
+    return {
+        query_id: dict(zip((passage_ids[place] for place in own_places), own_scores, strict=True))
+        for query_id, own_scores, own_places in zip(query_ids, scores, places, strict=True)
+    }
+
+
+def _gather(run: Run, depth: int) -> Run:
+    """The best passages of all ranks."""
+    parts = distributed.gather_objects(run)
+    if len(parts) == 1:
+        return run
+    merged = {query_id: {k: v for part in parts for k, v in part[query_id].items()} for query_id in run}
+    return {
+        query_id: {id_: scores[id_] for id_ in list(ranks(scores))[:depth]} for query_id, scores in merged.items()
+    }
