@@ -101,7 +101,7 @@ class Reranker:
                 advance(len(chunk.ids))
         return self._merge(_run(list(queries), scored, scores)), share_cut(cut, total)
 
-    def _score(self, queries: Embeddings, chunk: _Chunk, index_K2: Tensor, observe: Observer) -> Tensor:
+    def _score(self, queries: Embeddings, chunk: Chunk, index_K2: Tensor, observe: Observer) -> Tensor:
         """scores_K of (query, passage) pairs, on the device; the passages' embeddings end here."""
         tokens = chunk.tokens.to(self.retriever.device, non_blocking=True)
         passages = self.retriever(tokens)

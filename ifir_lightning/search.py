@@ -10,7 +10,7 @@ from ifir_lightning import distributed
 from ifir_lightning.benchmarks.task import RankingTask
 from ifir_lightning.metrics import Run, ranks
 from ifir_lightning.records import Passage
-from ifir_lightning.reranking import Reranker, passage_chunks, share_cut
+from ifir_lightning.reranking import Observer, Reranker, passage_chunks, share_cut
 from ifir_lightning.retriever import Retriever
 
 QUERIES_PER_BLOCK = 256
@@ -22,12 +22,16 @@ def run_task(
     task: RankingTask,
     max_tokens: int = 16384,
     advance: Callable[[int], None] = lambda num_passages: None,
+    observe: Observer = lambda encoded: None,
 ) -> tuple[Run, float]:
-    """The run of a task, by re-ranking its candidates or by search, and the share of passage tokens that were cut."""
+    """The run of a task, by re-ranking its candidates or by search, and the share of passage tokens that were cut.
+
+    ``observe`` is called where candidates are re-ranked (``Reranker``).
+    """
     queries = {id_: (text, task.instructions[id_]) for id_, text in task.queries.items()}
     if task.candidates is None:
         return search(retriever, queries, task.passages, task.depth, max_tokens, advance)
-    return Reranker(retriever, max_tokens)(queries, task.passages, task.candidates, advance)
+    return Reranker(retriever, max_tokens)(queries, task.passages, task.candidates, advance, observe)
 
 
 @torch.inference_mode()
