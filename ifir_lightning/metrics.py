@@ -88,6 +88,13 @@ def p_mrr(run: Run, changed: Changed) -> PMRR:
     return PMRR({base: _mean_change(run, base, doc_ids) for base, doc_ids in usable.items()}, skipped)
 
 
+def on_scale(run: Run, qrels: Qrels, bases: Sequence[str], scale: Scale) -> tuple[Run, Qrels]:
+    """The run and the qrels of a scale, by base id; a query that the run lacks has none."""
+    asked, judged = SCALES[scale]
+    asked_run = {base: run[base + asked] for base in bases if run.get(base + asked)}
+    return asked_run, {base: qrels.get(base + judged, {}) for base in bases}
+
+
 def query_values(run: Run, qrels: Qrels, bases: Sequence[str], scale: Scale) -> dict[Metric, dict[str, float]]:
     """MAP@1000 and nDCG@5 (linear gain) of every base query on a scale, by trec_eval.
 
@@ -95,12 +102,17 @@ def query_values(run: Run, qrels: Qrels, bases: Sequence[str], scale: Scale) -> 
     scores that differ by less are ties here, though not in p-MRR.
     """
     refuse_nan(run)
-    asked, judged = SCALES[scale]
-    evaluator = RelevanceEvaluator({base: qrels.get(base + judged, {}) for base in bases}, MEASURES.values())
-    found = evaluator.evaluate({base: run[base + asked] for base in bases if run.get(base + asked)})
-    return {
-        metric: {base: found.get(base, {}).get(measure, 0.0) for base in bases} for metric, measure in MEASURES.items()
-    }
+    asked_run, judged = on_scale(run, qrels, bases, scale)
+    return {metric: trec_values(asked_run, judged, measure) for metric, measure in MEASURES.items()}
+
+
+def trec_values(run: Run, qrels: Qrels, measure: str) -> dict[str, float]:
+    """One of trec_eval's measures, e.g. ``ndcg_cut_10``, of every query of the qrels; 0 where the run lacks it."""
+    refuse_nan(run)
+    found = RelevanceEvaluator(qrels, {measure}).evaluate(
+        {query_id: run[query_id] for query_id in run if run[query_id]}
+    )
+    return {query_id: found.get(query_id, {}).get(measure, 0.0) for query_id in qrels}
 
 
 def evaluate_run(run: Run, qrels: Qrels, changed: Changed, name: str, metric: Metric) -> Metrics:

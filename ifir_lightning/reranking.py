@@ -182,4 +182,3 @@ def _listing(query_ids: Sequence[str], candidates: Mapping[str, Sequence[str]]) 
         for passage_id in candidates[query_id]:
             listed.setdefault(passage_id, []).append(number)
     return listed
-

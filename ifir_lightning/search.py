@@ -105,6 +105,4 @@ def _gather(run: Run, depth: int) -> Run:
     if len(parts) == 1:
         return run
     merged = {query_id: {k: v for part in parts for k, v in part[query_id].items()} for query_id in run}
-    return {
-        query_id: {id_: scores[id_] for id_ in list(ranks(scores))[:depth]} for query_id, scores in merged.items()
-    }
+    return {query_id: {id_: scores[id_] for id_ in list(ranks(scores))[:depth]} for query_id, scores in merged.items()}

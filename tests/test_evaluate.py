@@ -72,7 +72,7 @@ def test_missing_and_unknown_queries_are_said_in_one_line(tmp_path, task, capsys
     assert printed.err.count("\n") == 1
     for part in (
         "run.trec: lacks 1 of 4 queries of tiny (first '2-changed')",
-        "p-MRR skips 1 base",
+        "measures of change skip 1 base",
         "'9-og'): ignored",
     ):
         assert part in printed.err

@@ -79,6 +79,12 @@ def test_the_loss_of_the_example_runs() -> None:
     assert loss.item() == pytest.approx((0.5 + 1.2) / 2)
 
 
+def test_the_benchmark_of_the_example_runs() -> None:
+    task = run_example("class Opposites")["load"]("colours")
+    run = {query_id: {"red": 0.5, "blue": 0.4} for query_id in task.queries} | {"not red": {"red": 0.1, "blue": 0.2}}
+    assert task.evaluate(run) == {"task": "colours", "moved": 50.0, "num_queries": 2}
+
+
 def run_example(part: str, **replaced: str) -> dict[str, Any]:
     """The names that the one Python block with ``part`` defines."""
     (code,) = [text for kind, text in BLOCKS if kind == "python" and part in text]

@@ -40,10 +40,7 @@ class RankingTask(ABC):
 
     @abstractmethod
     def evaluate(self, run: Run) -> Metrics:
-        """The task's name as ``task``, then its metrics as floats, x100, and counts as integers.
-
-        A query that the run lacks counts 0.
-        """
+        """The task's name as ``task``, then its metrics as floats, x100, and counts as integers."""
 
 
 def mean_metrics(headline: Mapping[str, str], results: Sequence[Metrics]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""FollowIRValidation: the FollowIR benchmark at every validation."""
+"""FollowIRValidation: FollowIR, and other benchmarks beside it, at every validation."""
 
 import json
 import os
@@ -13,33 +13,30 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ifir_lightning import distributed
+from ifir_lightning.benchmarks.names import named_task
+from ifir_lightning.benchmarks.task import RankingTask, mean_metrics
 from ifir_lightning.callbacks.curves import draw_curves
-from ifir_lightning.data.evalset import Task, load_task
 from ifir_lightning.errors import InputError
-from ifir_lightning.metrics import Metrics, Run, benchmark, evaluate_run
+from ifir_lightning.metrics import Metrics, Run
 from ifir_lightning.module import RetrieverModule
-from ifir_lightning.reranking import Reranker
+from ifir_lightning.search import run_task
 from ifir_lightning.trec import write_run
 from ifir_lightning.truncation import audit_queries
 
-_LOGGED = (
-    "p_mrr",
-    *(f"{metric}_{scale}" for metric in ("map_1000", "ndcg_5", "score") for scale in "abc"),
-    "truncated_query_tokens",
-    "truncated_passage_tokens",
-)
-
 
 class FollowIRValidation(Callback):
-    """Re-ranks FollowIR tasks before the first step of ``fit``, at each validation, and under validate and test.
+    """Runs tasks before the first step of ``fit``, at each validation, and under validate and test.
 
     Logs ``followir/p_mrr``, ``followir/score_a|b|c`` (means over tasks) and the same per task as
     ``followir/<task>/...``, all x100; checkpoints and early stopping can monitor them. Writes into the run folder
     ``followir/step-XXXXXXXX/<task>.trec`` and ``metrics.json``, and redraws ``p_mrr.png``; under ``validate`` and
-    ``test`` the folder is ``followir/validate`` or ``followir/test``.
+    ``test`` the folder is ``followir/validate`` or ``followir/test``. Other benchmarks have their own names in the
+    place of ``followir``, e.g. ``instructir/robustness_10``.
 
     Args:
-        tasks: Folders, hub ids (``id@revision``) or ``synthetic/NAME``.
+        tasks: FollowIR: folders, hub ids (``id@revision``) or ``synthetic/NAME``. Others: ``instructir:PATH``,
+            ``instructir-instruction-first:PATH``, ``infosearch:PATH``, ``mfollowir-fas:PATH`` (rus, zho),
+            ``beir:PATH``, where PATH is a folder or hub id, or ``module.function:PATH`` for one of your own.
         max_tokens: Tokens encoded at a time.
 
     Raises:
@@ -55,17 +52,17 @@ class FollowIRValidation(Callback):
         if max_tokens < 1:
             raise InputError(f"followir.max_tokens is {max_tokens}; allowed is 1 or more, e.g. 16384: raise it")
         self.paths, self.max_tokens = tasks, max_tokens
-        self.tasks: list[Task] = []
+        self.tasks: list[RankingTask] = []
         self._audited: set[str] = set()
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == TrainerFn.PREDICTING:
             return
-        self.tasks = self.tasks or [load_task(path) for path in self.paths]
-        names = [task.name for task in self.tasks]
+        self.tasks = self.tasks or [named_task(path) for path in self.paths]
+        names = [(task.benchmark, task.name) for task in self.tasks]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise InputError(
-                f"followir.tasks {self.paths}: {len(repeated)} have the name {repeated[0]!r}, which metrics "
+                f"followir.tasks {self.paths}: {len(repeated)} have the name {repeated[0][1]!r}, which metrics "
                 "and files carry; allowed are distinct names: rename a folder or leave one out"
             )
 
@@ -82,45 +79,45 @@ class FollowIRValidation(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.sanity_checking:
             logged = self._evaluate(trainer, module)
-            headline = {key: logged.pop(key) for key in ("followir/p_mrr", "followir/score_b")}
-            module.log_dict(headline, prog_bar=True, sync_dist=True)
+            headline = [key for key in ("followir/p_mrr", "followir/score_b") if key in logged]
+            module.log_dict({key: logged.pop(key) for key in headline}, prog_bar=True, sync_dist=True)
             module.log_dict(logged | {"step": float(trainer.global_step)}, sync_dist=True)
 
     def on_test_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         module.log_dict(self._evaluate(trainer, module), sync_dist=True)
 
     def _evaluate(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        """Re-rank every task, write, draw, print; the metrics under their logger names, the same on every rank."""
+        """Run every task, write, draw, print; the metrics under their logger names, the same on every rank."""
         assert isinstance(module, RetrieverModule)
-        reranker = Reranker(module.retriever, self.max_tokens)
-        folder = _output_folder(trainer)
-        results = []
-        for task in self.tasks:
-            with trainer.precision_plugin.forward_context():  # Lightning's own autocast covers steps, not hooks
-                run, passage_cut = self._rerank(reranker, task, trainer)
-            metrics = evaluate_run(run, task.qrels, task.changed, task.name, task.metric)
-            query_cut = self._audit(module, task)
-            results.append(
-                metrics | {"truncated_query_tokens": 100 * query_cut, "truncated_passage_tokens": 100 * passage_cut}
-            )
+        logged: dict[str, float] = {}
+        for name in dict.fromkeys(task.benchmark for task in self.tasks):
+            tasks = [task for task in self.tasks if task.benchmark == name]
+            folder = _output_folder(trainer, name)
+            results = [self._run(trainer, module, task, folder) for task in tasks]
+            means = mean_metrics(tasks[0].headline, results)
             if trainer.is_global_zero:
-                write_run(folder / f"{task.name}.trec", run, tag="ifir_lightning")
-        means = benchmark(results)
-        if trainer.is_global_zero:
-            _report(trainer, folder, results, means)
-        return _logger_names(results, means)
+                _report(trainer, folder, results, means)
+                _console(trainer).print(_table(tasks, results, means, folder.name))
+            logged |= _logger_names(name, results, means)
+        return logged
 
-    def _rerank(self, reranker: Reranker, task: Task, trainer: Trainer) -> tuple[Run, float]:
+    def _run(self, trainer: Trainer, module: RetrieverModule, task: RankingTask, folder: Path) -> Metrics:
+        """One task's run, written, and its metrics."""
+        with trainer.precision_plugin.forward_context():  # Lightning's own autocast covers steps, not hooks
+            run, passage_cut = self._rank(trainer, module, task)
+        metrics, query_cut = task.evaluate(run), self._audit(module, task)
+        if trainer.is_global_zero:
+            write_run(folder / f"{task.name}.trec", run, tag="ifir_lightning")
+        return metrics | {"truncated_query_tokens": 100 * query_cut, "truncated_passage_tokens": 100 * passage_cut}
+
+    def _rank(self, trainer: Trainer, module: RetrieverModule, task: RankingTask) -> tuple[Run, float]:
         with Progress(console=_console(trainer), transient=True, disable=not trainer.is_global_zero) as progress:
-            bar = progress.add_task(f"re-ranking {task.name}", total=len(task.passages) / distributed.world_size())
-            return reranker(
-                {id_: (text, task.instructions[id_]) for id_, text in task.queries.items()},
-                task.passages,
-                task.candidates,
-                lambda num_passages: progress.advance(bar, num_passages),
+            bar = progress.add_task(f"ranking {task.name}", total=len(task.passages) / distributed.world_size())
+            return run_task(
+                module.retriever, task, self.max_tokens, lambda num_passages: progress.advance(bar, num_passages)
             )
 
-    def _audit(self, module: RetrieverModule, task: Task) -> float:
+    def _audit(self, module: RetrieverModule, task: RankingTask) -> float:
         """Share of query tokens that the limit cut; the first time, a warning if that costs instructions."""
         cuts = audit_queries(module.retriever.tokenizer, task.queries, task.instructions)
         if task.name not in self._audited and (message := cuts.warning(task.name)):
@@ -129,11 +126,11 @@ class FollowIRValidation(Callback):
         return cuts.share
 
 
-def _output_folder(trainer: Trainer) -> Path:
+def _output_folder(trainer: Trainer, benchmark: str) -> Path:
     assert trainer.state.fn is not None
     fitting = trainer.state.fn == TrainerFn.FITTING
     name = f"step-{trainer.global_step:08d}" if fitting else trainer.state.fn.value
-    folder = Path(trainer.default_root_dir) / "followir" / name
+    folder = Path(trainer.default_root_dir) / benchmark / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -151,32 +148,34 @@ def _report(trainer: Trainer, folder: Path, results: list[Metrics], means: dict[
     partial = folder / "metrics.json.tmp"
     partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
     os.replace(partial, folder / "metrics.json")
-    if folder.name.startswith("step-"):
+    if folder.parent.name == "followir" and folder.name.startswith("step-"):
         draw_curves(folder.parent, folder.parent.parent / "p_mrr.png")
-    _console(trainer).print(_table(results, means, folder.name))
 
 
-def _logger_names(results: list[Metrics], means: dict[str, float]) -> dict[str, float]:
-    named = {f"followir/{key}": value for key, value in means.items()}
+def _logger_names(benchmark: str, results: list[Metrics], means: dict[str, float]) -> dict[str, float]:
+    """Means and metrics of each task; counts, which are integers, stay in ``metrics.json``."""
+    named = {f"{benchmark}/{key}": value for key, value in means.items()}
     for metrics in results:
-        named |= {f"followir/{metrics['task']}/{key}": float(metrics[key]) for key in _LOGGED}
+        values = {key: value for key, value in metrics.items() if isinstance(value, float)}
+        named |= {f"{benchmark}/{metrics['task']}/{key}": value for key, value in values.items()}
     return named
 
 
-def _table(results: list[Metrics], means: dict[str, float], title: str) -> Table:
-    table = Table(title=f"FollowIR (x100), {title}")
+def _table(tasks: list[RankingTask], results: list[Metrics], means: dict[str, float], title: str) -> Table:
+    headline, name = tasks[0].headline, tasks[0].benchmark
+    table = Table(title=f"{'FollowIR' if name == 'followir' else name} (x100), {title}")
     table.add_column("task", no_wrap=True)
-    for column in ("p-MRR", "Score B", "Score A", "Score C", "queries", "query cut"):
+    for column in (*headline.values(), "queries", "query cut"):
         table.add_column(column, justify="right")
-    keys = ("score_b", "score_a", "score_c")
     for metrics in results:
-        values = [f"{metrics['p_mrr']:+.2f}", *(f"{metrics[key]:.2f}" for key in keys)]
-        table.add_row(
-            str(metrics["task"]),
-            *values,
-            str(metrics["num_queries"]),
-            f"{metrics['truncated_query_tokens']:.1f}%",
-        )
+        values = [_shown(key, float(metrics[key])) for key in headline]
+        cut = f"{metrics['truncated_query_tokens']:.1f}%"
+        table.add_row(str(metrics["task"]), *values, str(metrics["num_queries"]), cut)
     table.add_section()
-    table.add_row("mean", f"{means['p_mrr']:+.2f}", *(f"{means[key]:.2f}" for key in keys), style="bold")
+    table.add_row("mean", *(_shown(key, means[key]) for key in headline), style="bold")
     return table
+
+
+def _shown(key: str, value: float) -> str:
+    """With its sign where a metric has two."""
+    return f"{value:+.2f}" if key in ("p_mrr", "wise") else f"{value:.2f}"

@@ -6,11 +6,12 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 
-from ifir_lightning.data.evalset import load_task
+from ifir_lightning.benchmarks.names import named_task
 from ifir_lightning.errors import InputError
+from ifir_lightning.metrics import ranks
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.records import Passage
-from ifir_lightning.reranking import Reranker
+from ifir_lightning.search import run_task, search
 from ifir_lightning.trec import write_run
 
 
@@ -18,7 +19,7 @@ class TrecPrediction(Callback):
     """Ranks the candidates of a task, or every passage of a file for every query of another; writes a TREC run.
 
     Args:
-        task: Folder, hub id or ``synthetic/NAME`` of a FollowIR task.
+        task: A task as ``followir.tasks`` names it: folder, hub id, ``synthetic/NAME`` or ``BENCHMARK:PATH``.
         queries: Instead of a task: a ``.jsonl`` file, one ``{"_id": ..., "text": ..., "instruction": ...}`` a line
             (the instruction may be missing).
         passages: With ``queries``: a ``.jsonl`` file, one ``{"_id": ..., "title": ..., "text": ...}`` a line (the
@@ -43,25 +44,21 @@ class TrecPrediction(Callback):
         if top_k < 1:
             raise InputError(f"predict got top_k {top_k}; allowed is 1 or more: raise --top_k")
         self.output, self.top_k = Path(output), top_k
-        if task is not None:
-            loaded = load_task(task)
-            self.queries = {id_: (text, loaded.instructions[id_]) for id_, text in loaded.queries.items()}
-            self.passages, self.candidates = loaded.passages, dict(loaded.candidates)
-        else:
-            assert queries is not None
-            assert passages is not None
+        self.task = None if task is None else named_task(task)
+        if queries is not None and passages is not None:
             self.queries = {r["_id"]: (r["text"], r.get("instruction") or "") for r in _records(queries)}
             self.passages = {r["_id"]: Passage(r["_id"], r.get("title") or "", r["text"]) for r in _records(passages)}
-            self.candidates = dict.fromkeys(self.queries, tuple(self.passages))
 
     def on_predict_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Rank and write."""
         assert isinstance(module, RetrieverModule)
-        reranker = Reranker(module.retriever)
         with trainer.precision_plugin.forward_context():
-            run, cut = reranker(self.queries, self.passages, self.candidates)
+            if self.task is not None:
+                run, cut = run_task(module.retriever, self.task)
+            else:
+                run, cut = search(module.retriever, self.queries, self.passages, self.top_k)
         kept = {
-            query_id: dict(sorted(scores.items(), key=lambda item: (item[1], item[0]), reverse=True)[: self.top_k])
+            query_id: {id_: scores[id_] for id_ in list(ranks(scores))[: self.top_k]}
             for query_id, scores in run.items()
         }
         if trainer.is_global_zero:

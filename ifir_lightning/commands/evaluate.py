@@ -6,45 +6,67 @@ from json import dumps
 from rich.console import Console
 from rich.table import Table
 
-from ifir_lightning.data.evalset import Task, load_task
-from ifir_lightning.metrics import Metrics, Run, evaluate_run
+from ifir_lightning.benchmarks.names import named_task
+from ifir_lightning.benchmarks.task import RankingTask
+from ifir_lightning.data.evalset import Task
+from ifir_lightning.metrics import Metrics, Run
 from ifir_lightning.trec import read_run
 
 MEASURE_NAMES = {"map_1000": "MAP@1000", "ndcg_5": "nDCG@5"}
 
 
 def evaluate(task: str, run: str, json: bool = False) -> None:
-    """Print p-MRR and the Scores of a run, all x100.
+    """Print the metrics of a run, all x100: for FollowIR p-MRR and the Scores.
 
     Args:
-        task: a folder, a hub id (owner/name[@revision]) or synthetic/NAME.
-        run: a TREC run file: lines "qid Q0 docid rank score tag" with query ids BASE-og and BASE-changed.
+        task: a task of FollowIR as a folder, hub id (owner/name[@revision]) or synthetic/NAME; one of another
+            benchmark as BENCHMARK:PATH, e.g. instructir:mteb/InstructIR-mteb.
+        run: a TREC run file: lines "qid Q0 docid rank score tag"; of FollowIR, query ids are BASE-og and BASE-changed.
         json: print one JSON object instead of the table.
     """
-    scores, loaded = read_run(run), load_task(task)
-    metrics = evaluate_run(scores, loaded.qrels, loaded.changed, loaded.name, loaded.metric)
+    scores, loaded = read_run(run), named_task(task)
+    metrics = loaded.evaluate(scores)
     if mismatch := _mismatch(scores, loaded, metrics):
         sys.stderr.write(f"{run}: {mismatch}\n")
     if json:
         sys.stdout.write(dumps(metrics, indent=2) + "\n")
     else:
-        Console().print(_table(metrics, loaded))
+        Console().print(_followir_table(metrics, loaded) if isinstance(loaded, Task) else _table(metrics, loaded))
 
 
-def _mismatch(run: Run, task: Task, metrics: Metrics) -> str:
+def _mismatch(run: Run, task: RankingTask, metrics: Metrics) -> str:
     """What the run lacks and what the task does not know, in one line; "" where they fit."""
     faults = []
     if lacking := [query_id for query_id in task.queries if query_id not in run]:
         faults.append(
             f"lacks {len(lacking)} of {len(task.queries)} queries of {task.name} (first {lacking[0]!r}): they"
-            f" count 0 in MAP and nDCG, and p-MRR skips {metrics['skipped_queries']} base queries"
+            f" count 0 in MAP and nDCG{_skipped(metrics)}"
         )
     if unknown := [query_id for query_id in run if query_id not in task.queries]:
         faults.append(f"has {len(unknown)} query ids that {task.name} does not know (first {unknown[0]!r}): ignored")
     return "; ".join(faults)
 
 
-def _table(metrics: Metrics, task: Task) -> Table:
+def _skipped(metrics: Metrics) -> str:
+    """What p-MRR, WISE and SICR make of a query that lacks a run."""
+    skipped = metrics.get("skipped_queries")
+    return "" if skipped is None else f", and measures of change skip {skipped} base queries"
+
+
+def _table(metrics: Metrics, task: RankingTask) -> Table:
+    """Every metric, those first that the benchmark is known for."""
+    counts = {key: value for key, value in metrics.items() if isinstance(value, int)}
+    table = Table(
+        title=f"{task.name} ({task.benchmark}), x100", caption=", ".join(f"{k} {v}" for k, v in counts.items())
+    )
+    table.add_column("")
+    table.add_column("", justify="right")
+    for key in dict.fromkeys([*task.headline, *(k for k, value in metrics.items() if isinstance(value, float))]):
+        table.add_row(task.headline.get(key, key), f"{metrics[key]:.2f}")
+    return table
+
+
+def _followir_table(metrics: Metrics, task: Task) -> Table:
     title = f"{task.name}: p-MRR {metrics['p_mrr']:+.2f}, Score B {metrics['score_b']:.2f}"
     counts = (
         f"all x100; Score = {MEASURE_NAMES[task.metric]}\n{metrics['num_queries']} queries"

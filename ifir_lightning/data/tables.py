@@ -163,15 +163,28 @@ class Source:
         lists = self.mapping(config, "query-id", "corpus-ids")
         return {query_id: tuple(map(str, doc_ids)) for query_id, doc_ids in lists.items()}
 
-    def qrels(self, config: str) -> Qrels:
-        """Grades, whole numbers even where they are stored as floats."""
+    def qrels(self, config: str, default_grade: int | None = None) -> Qrels:
+        """Grades, whole numbers even where they are stored as floats.
+
+        With ``default_grade`` the column score may be missing: every listed passage has that grade.
+        """
         qrels: Qrels = {}
-        pairs = zip(self.ids(config, "query-id"), self.ids(config, "corpus-id"), strict=True)
-        for (query_id, doc_id), grade in zip(pairs, self.column(config, "score"), strict=True):
+        pairs = list(zip(self.ids(config, "query-id"), self.ids(config, "corpus-id"), strict=True))
+        without = default_grade is not None and "score" not in self.records(config)[0]
+        grades = [default_grade] * len(pairs) if without else self.column(config, "score")
+        for (query_id, doc_id), grade in zip(pairs, grades, strict=True):
             if not (isinstance(grade, int | float) and float(grade).is_integer()):
                 raise self.error(config, f"score {grade!r}; allowed are whole grades 0, 1, 2: correct it")
             qrels.setdefault(query_id, {})[doc_id] = int(grade)
         return qrels
+
+    def judged_texts(self, config: str, key: str, value: str, qrels: Qrels) -> dict[str, str]:
+        """One column by another, for the queries of the qrels: each there and not empty."""
+        texts = self.mapping(config, key, value)
+        if lacking := [query_id for query_id in qrels if not str(texts.get(query_id, "")).strip()]:
+            fault = f"query {lacking[0]!r} of the qrels has no {value}; every judged query needs one: add it"
+            raise self.error(config, fault)
+        return {query_id: texts[query_id] for query_id in qrels}
 
     def corpus(self) -> dict[str, Passage]:
         """Every passage of the config ``corpus``."""

@@ -1,0 +1,48 @@
+"""The names by which a recipe and the command line ask for tasks."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+
+from ifir_lightning.benchmarks import infosearch, instructir, mfollowir, retrieval
+from ifir_lightning.benchmarks.task import RankingTask
+from ifir_lightning.data.evalset import load_task
+from ifir_lightning.errors import InputError
+
+BENCHMARKS: dict[str, Callable[[str], RankingTask]] = {
+    "followir": load_task,
+    "instructir": instructir.load,
+    "instructir-instruction-first": instructir.load_instruction_first,
+    "infosearch": infosearch.load,
+    **{f"mfollowir-{language}": partial(mfollowir.load, language) for language in mfollowir.LANGUAGES},
+    "beir": retrieval.load,
+}
+NAMED = re.compile(r"(?P<name>\w[\w.-]*):(?P<path>.*)")
+
+
+def named_task(task: str) -> RankingTask:
+    """The task ``NAME:PATH``, where PATH is a folder or hub id; without ``NAME:`` it is one of FollowIR.
+
+    NAME is one of ``BENCHMARKS`` or the dotted name of a function of yours, path -> RankingTask.
+
+    Raises:
+        InputError: An unknown name, or what the reader of that benchmark refuses.
+    """
+    named = NAMED.fullmatch(task)
+    if named is None:
+        return load_task(task)
+    name, path = named["name"], named["path"]
+    return BENCHMARKS[name](path) if name in BENCHMARKS else _own(name)(path)
+
+
+def _own(name: str) -> Callable[[str], RankingTask]:
+    """The function ``module.function``."""
+    module, _, function = name.rpartition(".")
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"no benchmark is called {name!r} ({error}); allowed are {', '.join(BENCHMARKS)} and functions "
+            "module.function of yours, in front of :PATH: correct the name"
+        ) from error

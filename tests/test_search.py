@@ -1,0 +1,62 @@
+"""Exact search equals re-ranking of all passages, cut; on any number of ranks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import on_ranks
+from small import HEADS, Head, retriever
+from test_reranking import PASSAGES, QUERIES, ready
+
+from ifir_lightning import reranking, search
+from ifir_lightning.metrics import Run, ranks
+from ifir_lightning.records import Passage
+from ifir_lightning.reranking import Reranker
+
+DEPTH = 5
+
+
+def best(run: Run, depth: int) -> Run:
+    return {query_id: {id_: scores[id_] for id_ in list(ranks(scores))[:depth]} for query_id, scores in run.items()}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("block", "max_tokens"), [(256, 10**6), (3, 40), (1, 1)])
+def test_it_finds_what_re_ranking_all_passages_finds(
+    modernbert: Path, head: Head, block: int, max_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "QUERIES_PER_BLOCK", block)
+    module = ready(modernbert, head)
+    everything, _ = Reranker(module.retriever)(QUERIES, PASSAGES, dict.fromkeys(QUERIES, tuple(PASSAGES)))
+    done: list[int] = []
+    found, cut = search.search(module.retriever, QUERIES, PASSAGES, DEPTH, max_tokens, done.append)
+    assert (cut, sum(done)) == (0.0, len(PASSAGES))
+    for query_id, scores in best(everything, DEPTH).items():
+        assert list(found[query_id]) == list(scores), "best first"
+        assert found[query_id] == pytest.approx(scores, abs=2e-6)
+
+
+def test_a_depth_beyond_the_passages_keeps_them_all(modernbert: Path) -> None:
+    found, _ = search.search(ready(modernbert, "maxsim").retriever, QUERIES, PASSAGES, 2**31)
+    assert {len(scores) for scores in found.values()} == {len(PASSAGES)}
+
+
+def test_of_equal_scores_the_greater_id_is_kept(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the order in which the passages come: here one at a time, longest first."""
+    monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", 1)
+    module = ready(modernbert, "bi-encoder")
+    module.retriever.scorer.forward = lambda queries, passages: torch.zeros(len(queries), len(passages))  # type: ignore[method-assign]
+    passages = {id_: Passage(id_, "", "garden " * length) for id_, length in {"b": 9, "d": 1, "a": 7, "c": 3}.items()}
+    found, _ = search.search(module.retriever, QUERIES, passages, 2)
+    assert {tuple(scores) for scores in found.values()} == {("d", "c")}
+
+
+def searched(backbone: Path) -> tuple[Run, float]:
+    reranking.TEXTS_PER_SLICE = 4
+    return search.search(retriever(backbone, "maxsim").eval().retriever, QUERIES, PASSAGES, DEPTH)
+
+
+def test_the_number_of_ranks_changes_no_bit(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", 4)  # and restored
+    alone = searched(modernbert)
+    assert on_ranks(2, searched, modernbert) == [alone, alone]
