@@ -136,3 +136,13 @@ def test_without_followir_there_is_nothing_of_followir(modernbert: Path, tasks: 
         "beir/ndcg_10",
         "beir/scifact/ndcg_10",
     }
+
+
+@pytest.mark.filterwarnings("ignore:predict returned None")
+def test_predict_keeps_the_best(modernbert: Path, run_folder: Path, tasks: list[str], tmp_path: Path) -> None:
+    prediction = TrecPrediction(task=tasks[5], output=str(tmp_path / "run.trec"), top_k=2)
+    trainer(tmp_path, prediction).predict(retriever(modernbert, "maxsim"), synthetic_data(), return_predictions=False)
+    whole = read_run(run_folder / "mfollowir" / "step-00000000" / "fas.trec")
+    assert read_run(tmp_path / "run.trec") == {
+        query_id: dict(list(scores.items())[:2]) for query_id, scores in whole.items()
+    }
