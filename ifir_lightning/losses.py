@@ -14,14 +14,20 @@ from ifir_lightning.records import Kind
 class Loss(nn.Module, ABC):
     """What training minimises. To write a loss of your own, implement ``forward``."""
 
+    needs_teacher: bool = False
+    """Whether it needs a teacher's scores: training data without them are then refused."""
+
     @abstractmethod
-    def forward(self, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor) -> Tensor:
+    def forward(
+        self, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor, teacher_QG: Tensor | None = None
+    ) -> Tensor:
         """A scalar, the mean over queries.
 
         Args:
             scores_QP: Every query of this rank against every passage of the global batch, float32.
             targets_Q: Column of each query's positive.
             kinds_QP: What each passage is to each query (``Kind``).
+            teacher_QG: A teacher's scores of each query's own group, positive first; None where the data have none.
         """
 
 
@@ -70,9 +76,39 @@ class InfoNCE(Loss):
         log_weights = torch.tensor([_log_weight(kind, weights[kind]) for kind in Kind])
         self.register_buffer("log_weights", log_weights, persistent=False)
 
-    def forward(self, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor) -> Tensor:
+    def forward(
+        self, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor, teacher_QG: Tensor | None = None
+    ) -> Tensor:
         logits_QP = scores_QP / self.temperature + self.log_weights[kinds_QP.long()]
         return F.cross_entropy(logits_QP, targets_Q)
+
+
+class WeightedSum(Loss):
+    """Several losses at once, e.g. ``InfoNCE`` and a distillation: sum over losses of weight * loss.
+
+    Args:
+        losses: At least one.
+        weights: As many numbers from 0; by default 1 each.
+    """
+
+    def __init__(self, losses: list[Loss], weights: list[float] | None = None) -> None:
+        super().__init__()
+        self.weights = [1.0] * len(losses) if weights is None else weights
+        if not losses or len(self.weights) != len(losses):
+            raise InputError(
+                f"model.loss WeightedSum has {len(losses)} losses and {len(self.weights)} weights; allowed are one or "
+                "more losses and as many weights: give one weight to each loss"
+            )
+        if not all(weight >= 0 and math.isfinite(weight) for weight in self.weights):
+            raise InputError(f"model.loss weights are {self.weights}; allowed are finite numbers from 0: set them to 1")
+        self.losses = nn.ModuleList(losses)
+        self.needs_teacher = any(loss.needs_teacher for loss in losses)
+
+    def forward(
+        self, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor, teacher_QG: Tensor | None = None
+    ) -> Tensor:
+        parts = [loss(scores_QP, targets_Q, kinds_QP, teacher_QG=teacher_QG) for loss in self.losses]
+        return torch.stack([weight * part for weight, part in zip(self.weights, parts, strict=True)]).sum()
 
 
 def _log_weight(kind: Kind, weight: float) -> float:
@@ -98,6 +134,11 @@ def pair_kinds(kinds_P: Tensor, ids_P: Tensor, targets_Q: Tensor, group_size: in
     same_QP = (ids_P == ids_P[targets_Q][:, None]) & (distance_QP != 0)
     kinds_QP = torch.where(own_QP, kinds_P, Kind.IN_BATCH)
     return torch.where(same_QP, Kind.EXCLUDED, kinds_QP)
+
+
+def own_groups(scores_QP: Tensor, targets_Q: Tensor, group_size: int) -> Tensor:
+    """scores_QG: of each query the scores of its own group, positive first."""
+    return scores_QP.gather(1, targets_Q[:, None] + torch.arange(group_size, device=targets_Q.device))
 
 
 def accuracy(scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor) -> Tensor:

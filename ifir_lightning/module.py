@@ -93,7 +93,7 @@ class RetrieverModule(LightningModule):
         first = sum(num_passages[: distributed.rank()])
         targets_Q = first + torch.arange(len(batch.queries), device=self.device) * batch.group_size
         kinds_QP = pair_kinds(all_kinds_P, all_ids_P, targets_Q, batch.group_size)
-        loss = self.loss(scores_QP, targets_Q, kinds_QP)
+        loss = self.loss(scores_QP, targets_Q, kinds_QP, teacher_QG=batch.teacher_QG)
         self._log_step(loss, scores_QP.detach(), targets_Q, kinds_QP, batch)
         return loss
 

@@ -48,6 +48,11 @@ class Row:
     teacher_scores: tuple[float, ...] | None = None
 
 
+def row_passages(row: Row) -> tuple[Passage, ...]:
+    """All passages of a row, in the order of its ``teacher_scores``."""
+    return row.positives + row.instruction_negatives + row.hard_negatives
+
+
 class Kind(IntEnum):
     """What a passage is to a query."""
 
@@ -60,12 +65,16 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Group:
-    """One query and its ``group_size`` passages: the positive, then instruction negatives, then hard ones."""
+    """One query and its ``group_size`` passages: the positive, then instruction negatives, then hard ones.
+
+    ``teacher_scores``, where the row has them, are those of these passages.
+    """
 
     query: str
     instruction: str
     passages: tuple[Passage, ...]
     kinds: tuple[Kind, ...]
+    teacher_scores: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +182,8 @@ class Batch:
     """The share of one rank in a global batch: Q queries and their Q * G passages, group-major.
 
     ``passage_ids_P`` are 64-bit digests of the passages' ids (equal ids, equal digests); ``kinds_P`` holds what
-    each passage is to its own query; ``rows_Q`` are the rows of the table, for messages.
+    each passage is to its own query; ``rows_Q`` are the rows of the table, for messages; ``teacher_QG``, where the data
+    have them, are a teacher's scores of each query's own group, float32.
     """
 
     queries: Tokens
@@ -181,6 +191,7 @@ class Batch:
     passage_ids_P: Tensor
     kinds_P: Tensor
     rows_Q: Tensor
+    teacher_QG: Tensor | None = None
 
     @property
     def group_size(self) -> int:
@@ -196,7 +207,8 @@ class Batch:
         return self._map(lambda value: value.pin_memory())
 
     def _map(self, change: Callable[[Any], Any]) -> "Batch":
-        return Batch(**{field.name: change(getattr(self, field.name)) for field in fields(self)})
+        present = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        return replace(self, **{name: change(value) for name, value in present.items()})
 
 
 def segment_rows(offsets_K: Tensor, lengths_K: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = "ifir_lightning"
 ROOT = Path(__file__).parents[1] / PACKAGE
-PURE = ["losses", "models.pooling", "models.scoring", "models.maxsim", "metrics", "data.sampling"]
+PURE = ["losses", "distillation", "models.pooling", "models.scoring", "models.maxsim", "metrics", "data.sampling"]
 LIGHTNING = ("module", "cli", "callbacks", "data.datamodule")
 
 

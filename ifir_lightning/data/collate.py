@@ -12,12 +12,15 @@ from ifir_lightning.text import TextTokenizer
 def collate(groups: Sequence[Group], rows: Sequence[int], tokenizer: TextTokenizer) -> Batch:
     """The batch of groups of equal size; ``rows`` are their rows in the table."""
     passages = [passage for group in groups for passage in group.passages]
+    taught = [group.teacher_scores for group in groups if group.teacher_scores is not None]
+    assert len(taught) in (0, len(groups)), "teacher scores are checked at the door"
     return Batch(
         queries=tokenizer.queries((group.query, group.instruction) for group in groups),
         passages=tokenizer.passages(passages),
         passage_ids_P=torch.tensor([id_digest(passage.id) for passage in passages]),
         kinds_P=torch.tensor([kind for group in groups for kind in group.kinds], dtype=torch.int8),
         rows_Q=torch.tensor(rows),
+        teacher_QG=torch.tensor(taught) if taught else None,
     )
 
 

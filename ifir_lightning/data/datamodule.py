@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import datasets
@@ -14,11 +14,11 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from ifir_lightning import distributed
-from ifir_lightning.data import formats, order
+from ifir_lightning.data import formats, order, teacher_scores
 from ifir_lightning.data.collate import collate
 from ifir_lightning.data.sampling import GroupSampler, check_group_size
 from ifir_lightning.errors import InputError
-from ifir_lightning.records import Batch
+from ifir_lightning.records import Batch, Row
 from ifir_lightning.text import TextTokenizer
 
 _log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class PromptrieverData(LightningDataModule):
         self.selected = formats.select_rows(self.table, self.rows)
         self.has_instruction = formats.has_instruction(self.table)[self.selected]
         self._check_groups(self.selected)
+        self._check_teacher(self.selected)
         self._check_batches()
         self._fingerprint = formats.fingerprint(self.table)
 
@@ -84,8 +85,26 @@ class PromptrieverData(LightningDataModule):
         counts = formats.count_negatives(self.table)[rows]
         if repeated := check_group_size(counts, self.groups.group_size, rows):
             _log.warning("%s: %s", self.path, repeated)
-        if "teacher_scores" in self.table.column_names:
-            _log.warning("%s: the column teacher_scores is not used: no loss of this version distils", self.path)
+
+    def _check_teacher(self, rows: np.ndarray) -> None:
+        """A loss that distils gets scores, and the others none."""
+        module: Any = self.trainer and self.trainer.lightning_module
+        needed, present = module is not None and module.loss.needs_teacher, teacher_scores.has_scores(self.table)
+        self.teaches = needed and present
+        if self.teaches:
+            teacher_scores.check_scores(self.table, self.path, rows)
+        elif needed:
+            raise InputError(
+                f"model.loss {type(module.loss).__name__} learns from a teacher's scores, but {self.path} has no "
+                "column teacher_scores; allowed are tables with it: add it, or choose InfoNCE"
+            )
+        elif present:
+            _log.warning("%s: the column teacher_scores is not used: model.loss does not distil", self.path)
+        if needed and self.groups.group_size < 2:
+            raise InputError(
+                f"data.groups.group_size is {self.groups.group_size}; a distilling loss compares the passages of a "
+                "group, so allowed is 2 or more: raise it"
+            )
 
     def _check_batches(self) -> None:
         num_rows = len(self.epoch_rows(0))
@@ -209,6 +228,7 @@ class EpochBatches(Dataset[Batch]):
     def __init__(self, data: PromptrieverData, epoch: int, tokenizer: TextTokenizer) -> None:
         self.table: datasets.Dataset = data.table
         self.groups, self.global_batch_size = data.groups, data.global_batch_size
+        self.teaches = data.teaches
         self.order, self.epoch, self.tokenizer = data.epoch_rows(epoch), epoch, tokenizer
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
 
@@ -217,10 +237,12 @@ class EpochBatches(Dataset[Batch]):
         own = order.rows_of_rank(rows, self.rank, self.world_size).tolist()
         columns = self.table[own]
         records = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
-        groups = [
-            self.groups(formats.to_row(record), row, self.epoch) for record, row in zip(records, own, strict=True)
-        ]
+        groups = [self.groups(self._row(record), row, self.epoch) for record, row in zip(records, own, strict=True)]
         return collate(groups, own, self.tokenizer)
+
+    def _row(self, record: dict[str, Any]) -> Row:
+        row = formats.to_row(record)
+        return row if self.teaches else replace(row, teacher_scores=None)
 
 
 def _start_worker(worker: int) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 
 from ifir_lightning.data.order import check_seed, permutation
 from ifir_lightning.errors import InputError
-from ifir_lightning.records import Group, Kind, Passage, Row
+from ifir_lightning.records import Group, Kind, Row, row_passages
 
-Negative = tuple[Passage, Kind]
+Negative = tuple[int, Kind]
+"""Place of a passage in ``row_passages``, and what it is."""
 Strategy = Literal["shuffled_window", "random", "top", "top_k_random"]
 
 POSITIVE, WINDOW, DRAW, REPEAT = 1, 2, 3, 4
@@ -64,13 +65,15 @@ class GroupSampler:
 
     def __call__(self, row: Row, row_index: int, epoch: int) -> Group:
         """The group of a row in an epoch: positive, instruction negatives, hard negatives."""
-        pick = self._permutation(len(row.positives), POSITIVE, row_index, epoch)[0]
-        negatives = self._negatives(row, row_index, epoch)
+        pick = int(self._permutation(len(row.positives), POSITIVE, row_index, epoch)[0])
+        chosen = [(pick, Kind.POSITIVE), *self._negatives(row, row_index, epoch)]
+        passages, scores = row_passages(row), row.teacher_scores
         return Group(
             query=row.query,
             instruction=row.instruction,
-            passages=(row.positives[pick], *(passage for passage, _ in negatives)),
-            kinds=(Kind.POSITIVE, *(kind for _, kind in negatives)),
+            passages=tuple(passages[place] for place, _ in chosen),
+            kinds=tuple(kind for _, kind in chosen),
+            teacher_scores=None if scores is None else tuple(scores[place] for place, _ in chosen),
         )
 
     def _negatives(self, row: Row, row_index: int, epoch: int) -> list[Negative]:
@@ -115,9 +118,10 @@ class GroupSampler:
 def _usable_negatives(row: Row) -> tuple[list[Negative], list[Negative]]:
     """Instruction and hard negatives in file order with their kind, without the row's positives."""
     positive_ids = {passage.id for passage in row.positives}
-    broken = [(p, Kind.INSTRUCTION_NEGATIVE) for p in row.instruction_negatives if p.id not in positive_ids]
-    hard = [(p, Kind.HARD_NEGATIVE) for p in row.hard_negatives if p.id not in positive_ids]
-    return broken, hard
+    usable = [(place, passage.id not in positive_ids) for place, passage in enumerate(row_passages(row))]
+    first_hard = len(row.positives) + len(row.instruction_negatives)
+    broken = [(place, Kind.INSTRUCTION_NEGATIVE) for place, use in usable[len(row.positives) : first_hard] if use]
+    return broken, [(place, Kind.HARD_NEGATIVE) for place, use in usable[first_hard:] if use]
 
 
 def _at_least(name: str, value: int, least: int) -> None:
