@@ -5,16 +5,54 @@ is the identity on a single process. The gradients are those of one process that
 nothing is scaled here, and the mean over ranks is the one that DDP takes of parameter gradients.
 """
 
-from dataclasses import replace
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.fsdp import fully_shard
 
 from ifir_lightning.records import Embeddings
 
+__all__ = ["record"]  # for torchrun, which then prints the exception of the rank that failed
 T = TypeVar("T")
+Store = dist.Store
+
+
+@dataclass
+class _Traffic:
+    """What this process did here since it began."""
+
+    collectives: int = 0
+    bytes_sent: int = 0
+
+
+_traffic = _Traffic()
+
+
+def collectives_entered() -> int:
+    """Collectives of this file that the process entered. All ranks enter the same: who entered fewer is behind."""
+    return _traffic.collectives
+
+
+def bytes_sent() -> int:
+    """Bytes of tensors that the process sent in collectives of this file, from their shapes.
+
+    An all-gather sends the rank's own tensor to each of the W - 1 others, an all-to-all what is theirs, an all-reduce
+    2 (W - 1) / W of the tensor (as a ring, Patarasu and Yuan 2009).
+    """
+    return _traffic.bytes_sent
+
+
+def all_reduce_bytes(num_bytes: int) -> int:
+    """What each rank sends to all-reduce ``num_bytes``."""
+    return 2 * (world_size() - 1) * num_bytes // world_size()
 
 
 def world_size() -> int:
@@ -32,6 +70,7 @@ def gather_objects(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
+    _count(0)
     dist.all_gather_object(values, value)
     return values
 
@@ -41,6 +80,7 @@ def average(values: Tensor) -> Tensor:
     if world_size() == 1:
         return values
     total = values.detach().clone()
+    _count(all_reduce_bytes(total.nbytes))
     dist.all_reduce(total)
     return total / world_size()
 
@@ -85,6 +125,45 @@ def exchange_scores(scores_QP: Tensor, num_queries: list[int], num_passages: lis
     return torch.cat(blocks, dim=1)
 
 
+def check_in(seconds: float) -> None:
+    """Return once every rank has come here.
+
+    Raises:
+        RuntimeError: Some rank did not within so many seconds; on rank 0 the message lists which.
+    """
+    dist.monitored_barrier(dist.new_group(backend="gloo"), timedelta(seconds=seconds), wait_all_ranks=True)
+
+
+def open_store(seconds: float) -> Store:
+    """A store that all ranks share, beside the collectives: rank 0 serves it, on a free port of its host.
+
+    Its operations raise after so many seconds without an answer.
+    """
+    host, time_out = os.environ["MASTER_ADDR"], timedelta(seconds=seconds)
+    serves = rank() == 0
+    served = dist.TCPStore(host, 0, is_master=True, timeout=time_out, wait_for_workers=False) if serves else None
+    port = gather_objects(served.port if served else None)[0]
+    assert port is not None
+    return served or dist.TCPStore(host, port, is_master=False, timeout=time_out, wait_for_workers=False)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone: the fault is not this rank's."""
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error).lower())
+
+
+def shard(root: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh) -> None:
+    """FSDP2: each layer's parameters, and the rest of ``root``'s, spread over the ranks of the mesh."""
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(root, mesh=mesh)
+
+
+def _count(num_bytes: int) -> None:
+    _traffic.collectives += 1
+    _traffic.bytes_sent += num_bytes
+
+
 def _gather_counts(count: int, device: torch.device) -> list[int]:
     return torch.cat(_gather(torch.tensor([count], device=device))).tolist()
 
@@ -92,6 +171,7 @@ def _gather_counts(count: int, device: torch.device) -> list[int]:
 def _gather(values: Tensor) -> list[Tensor]:
     """The tensor of every rank; all of one shape."""
     gathered = [torch.empty_like(values) for _ in range(world_size())]
+    _count((world_size() - 1) * values.nbytes)
     dist.all_gather(gathered, values)
     return gathered
 
@@ -106,11 +186,14 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Every rank's loss has a share in every row: the shares are added, then each rank takes its own rows."""
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        start = sum(ctx.counts[: rank()])
-        return total[start : start + ctx.counts[rank()]], None
+        """Every rank's loss has a share in every row: a row's shares go to the rank that has it, and are added there.
+
+        Half of what an all-reduce would send.
+        """
+        counts, own = ctx.counts, ctx.counts[rank()]
+        width = gradients[0][:1].numel()
+        shares = _all_to_all(gradients[0].reshape(-1), [n * width for n in counts], [own * width] * len(counts))
+        return shares.view(len(counts), own, *gradients[0].shape[1:]).sum(0), None
 
 
 class _AllToAll(torch.autograd.Function):
@@ -126,5 +209,6 @@ class _AllToAll(torch.autograd.Function):
 
 def _all_to_all(values: Tensor, sent: list[int], received: list[int]) -> Tensor:
     output = values.new_empty(sum(received))
+    _count((sum(sent) - sent[rank()]) * values.element_size())
     dist.all_to_all_single(output, values.contiguous(), received, sent)
     return output

@@ -26,6 +26,8 @@ class _Window:
     waited: float = 0.0
     computed: int = 0
     encoded: int = 0
+    sent: int = 0
+    steps: int = 0
 
 
 class Throughput(Callback):
@@ -37,21 +39,26 @@ class Throughput(Callback):
     - ``train/mfu``: of the GPU's dense bf16 peak, what the real tokens needed, in [0, 1]; on GPUs of
       ``flops.PEAK_BF16`` only.
     - ``train/peak_memory_gb``: the most that torch held on this rank's GPU; on a CPU of the process, since it began.
+    - ``train/bytes_exchanged``: what a rank sends per optimizer step to gather queries and exchange scores, with their
+      gradients; ``train/bytes_gradients``: what it sends to average the parameters' gradients
+      (``distributed.bytes_sent`` says how both are counted). On several ranks only.
     """
 
     def __init__(self) -> None:
         self._window, self._mark = _Window(), 0.0
-        self._start = (0.0, 0, 0)
+        self._start = (0.0, 0, 0, 0)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, RetrieverModule)
         self._num_weights = matrix_weights(module.retriever.backbone.model)
+        self._gradient_bytes = sum(p.nbytes for p in module.parameters() if p.requires_grad)
         device = trainer.strategy.root_device
         self._peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int) -> None:
         if self._mark == 0.0:
             self._mark, self._start = time.perf_counter(), self._counters(trainer, module)
+            self._done = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -63,26 +70,30 @@ class Throughput(Callback):
         window.tokens += int(lengths_B.sum())
         window.flops += training_flops(module.retriever.backbone.model.config, self._num_weights, lengths_B)
         window.seconds += now - self._mark
-        waited, computed, encoded = (after - before for after, before in zip(counters, self._start, strict=True))
+        waited, computed, encoded, sent = (after - before for after, before in zip(counters, self._start, strict=True))
         window.waited += waited
         window.computed += int(computed)
         window.encoded += int(encoded)
+        window.sent += int(sent)
+        stepped = trainer.global_step - self._done
+        window.steps += stepped
+        self._done = trainer.global_step
         self._mark, self._start = now, counters
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and trainer.global_step and trainer.global_step % every == 0:
+        if every and stepped and trainer.global_step % every == 0:
             module.log_dict(self._figures(trainer))
             self._window = _Window()
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._mark = 0.0
 
-    def _counters(self, trainer: Trainer, module: LightningModule) -> tuple[float, int, int]:
-        """Seconds waited for data, tokens computed and real tokens encoded since the process began."""
+    def _counters(self, trainer: Trainer, module: LightningModule) -> tuple[float, int, int, int]:
+        """Seconds waited for data, tokens computed, real tokens encoded and bytes sent since the process began."""
         assert isinstance(module, RetrieverModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
         waited = data.seconds_waited if isinstance(data, PromptrieverData) else 0.0
         backbone = module.retriever.backbone
-        return waited, backbone.tokens_computed, backbone.tokens_encoded
+        return waited, backbone.tokens_computed, backbone.tokens_encoded, distributed.bytes_sent()
 
     def _figures(self, trainer: Trainer) -> dict[str, float]:
         window, ranks = self._window, distributed.world_size()
@@ -93,6 +104,9 @@ class Throughput(Callback):
             "train/data_wait_share": min(1.0, window.waited / window.seconds),
             "train/peak_memory_gb": _peak_bytes(trainer.strategy.root_device) / 1e9,
         }
+        if ranks > 1:
+            figures["train/bytes_exchanged"] = window.sent / window.steps
+            figures["train/bytes_gradients"] = float(distributed.all_reduce_bytes(self._gradient_bytes))
         return figures | ({"train/mfu": window.flops / window.seconds / self._peak} if self._peak else {})
 
 
