@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.callbacks.prediction import TrecPrediction
 from ifir_lightning.commands.evaluate import evaluate
 from ifir_lightning.commands.export import export
+from ifir_lightning.commands.study import study
 from ifir_lightning.commands.synthesize import synthesize
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
@@ -29,7 +30,12 @@ from ifir_lightning.module import RetrieverModule
 
 _log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-COMMANDS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "export": export, "synthesize": synthesize}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "evaluate": evaluate,
+    "export": export,
+    "study": study,
+    "synthesize": synthesize,
+}
 USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
 
   fit         train, with the FollowIR benchmark at every validation
@@ -38,6 +44,7 @@ USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
   predict     rank candidates and write a TREC run
   evaluate    p-MRR and Scores of a TREC run, whoever made it
   export      write a model for PyLate and sentence-transformers, or onto the hub
+  study       many trainings that answer one question, and their report
   synthesize  write the quickstart's instruction world in the published layouts
 """
 
@@ -138,14 +145,20 @@ def main() -> None:
 
 
 def _run(command: str, arguments: list[str]) -> None:
-    """Call one of our commands: its parameters are its options, a bool is a flag."""
+    """Call one of our commands: its parameters are its options, a bool is a flag, ``*names`` take what has no --."""
     function = COMMANDS[command]
-    flags = {name for name, parameter in signature(function).parameters.items() if parameter.annotation is bool}
+    parameters = signature(function).parameters
+    flags = {name for name, parameter in parameters.items() if parameter.annotation is bool}
+    listed = [name for name, parameter in parameters.items() if parameter.kind is Parameter.VAR_POSITIONAL]
     parser = ArgumentParser(prog=f"python -m ifir_lightning {command}")
-    parser.add_function_arguments(function, skip=set(flags))
+    parser.add_function_arguments(function, skip={*flags, *listed})
     for flag in sorted(flags):
         parser.add_argument(f"--{flag}", action="store_true")
-    function(**vars(parser.parse_args([_underscored(argument) for argument in arguments])))
+    for name in listed:
+        parser.add_argument(name, nargs="+", type=str)
+    options = vars(parser.parse_args([_underscored(argument) for argument in arguments]))
+    values = [value for name in listed for value in options.pop(name)]
+    function(*values, **options)
 
 
 def _underscored(argument: str) -> str:

@@ -15,10 +15,13 @@ from ifir_lightning.models.pooling import CLSPooling, TokenProjection
 from ifir_lightning.models.scoring import Cosine, MaxSim
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.retriever import load_retriever
+from ifir_lightning.studies.plan import read_study, recipe_of, trials
 from ifir_lightning.text_format import TextSettings
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml"))
+STUDIES = [config for config in CONFIGS if "studies" in config.parts]
+CONFIGS = [config for config in CONFIGS if config not in STUDIES]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -106,3 +109,31 @@ def test_an_untrained_row_changes_nothing_of_the_checkpoint_but_limits(folder: s
 def _recipe(path: str | Path) -> dict[str, Any]:
     text = (ROOT / "configs" / path if not str(path).startswith("configs") else ROOT / path).read_text()
     return yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("config", STUDIES, ids=str)
+def test_the_first_trial_of_every_head_of_a_study_instantiates(
+    config: Path, modernbert: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of every trial the recipe is made; one per head is built."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["ifir_lightning"])
+    assert config.read_text().startswith(f"# python -m ifir_lightning study {config}\n")
+    study = read_study(config)
+    recipes = {trial.name: (trial.head, recipe_of(study, trial, tmp_path / trial.name)) for trial in trials(study)}
+    for head in study.heads:
+        recipe = next(recipe for own, recipe in recipes.values() if own == head)
+        if "checkpoint" in recipe["model"]:
+            recipe["model"]["checkpoint"] = published(recipe["model"]["checkpoint"], modernbert, tmp_path)
+        recipe["trainer"] |= {"accelerator": "cpu", "devices": 1}
+        file = tmp_path / f"{head}.yaml"
+        file.write_text(yaml.safe_dump(recipe))
+        cli = RetrieverCLI(
+            RetrieverModule,
+            PromptrieverData,
+            args=["--config", str(file)],
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+        assert cli.trainer.max_steps == recipe["trainer"]["max_steps"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from ifir_lightning.cli import COMMANDS, TRAINER_COMMANDS
 
@@ -48,15 +49,28 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path) -> None:
         if arguments[0] == "fit":
             max_steps = 4 if "--ckpt_path" in arguments else 2
             arguments += [*SMOKE, f"--trainer.default_root_dir={folder}", f"--trainer.max_steps={max_steps}"]
+        if arguments[0] == "study":
+            arguments = ["study", str(smoke_study(tmp_path, ROOT / arguments[1])), "--output", str(tmp_path / "study")]
         command = [sys.executable, "-m", "ifir_lightning", *arguments]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     assert (folder / "followir" / "step-00000004" / "metrics.json").exists()
     assert (tmp_path / "food.trec").exists()
+    assert "1 of 1 trials have ended: 1 finished" in (tmp_path / "study" / "report.html").read_text()
     assert (tmp_path / "quickstart-model" / "modules.json").exists()
     scope = run_example("load_retriever", **{"runs/quickstart": str(folder)})
     assert scope["scores_QP"].shape == (1, 2)
+
+
+def smoke_study(folder: Path, file: Path) -> Path:
+    """The study with one head, one seed, one point, and four steps."""
+    content = yaml.safe_load(file.read_text()) | {"points": 1, "seeds": [0], "budget": 16, "axes": {}}
+    content["heads"] = dict(list(content["heads"].items())[:1])
+    smoke = dict(option.removeprefix("--").split("=") for option in SMOKE)
+    content["settings"] = {key: yaml.safe_load(value) for key, value in smoke.items()}
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
+    return folder / "study.yaml"
 
 
 def test_every_recipe_that_is_named_exists() -> None:
@@ -69,7 +83,7 @@ def test_the_file_tree_lists_every_module() -> None:
     tree = next(text for kind, text in BLOCKS if text.startswith("ifir_lightning/\n"))
     listed = set(re.findall(r"(\w+\.py)", tree.split("\nconfigs/")[0]))
     present = {path.name for path in (ROOT / "ifir_lightning").rglob("*.py")} - {"__init__.py", "__main__.py"}
-    assert listed == present - {"evaluate.py", "synthesize.py"}
+    assert listed == present - {"evaluate.py", "study.py", "synthesize.py"}
 
 
 def test_the_loss_of_the_example_runs() -> None:

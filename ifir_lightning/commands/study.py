@@ -1,0 +1,83 @@
+"""The command ``study``: many trainings that answer one question, and their report."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from ifir_lightning.errors import InputError
+from ifir_lightning.page import write_whole
+from ifir_lightning.studies.answers import answer, as_csv
+from ifir_lightning.studies.page import study_page
+from ifir_lightning.studies.plan import Study, Trial, read_study
+from ifir_lightning.studies.runner import prepare, results, run
+
+_log = logging.getLogger(__name__)
+_SBATCH = """#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --array=1-{jobs}
+#SBATCH --output={folder}/slurm-%a.log
+#SBATCH --requeue
+# Every task takes trials that nobody has begun, until none is left.
+srun {python} -m ifir_lightning study {file} --output {folder}
+"""
+
+
+def study(*files: str, output: str | None = None, jobs: int = 1, slurm: bool = False) -> None:
+    """Run what is left of a study, or of several in turn; write report.html, results.json and results.csv.
+
+    Any number of machines that see the folder may run the same command: they share the trials. A study that was
+    interrupted goes on where it was; a trial that has ended is never run again.
+
+    Args:
+        files: studies, in YAML: see configs/studies.
+        output: the folder of the one study; by default runs/studies/NAME.
+        jobs: trials at a time on this machine; with --slurm, machines at a time.
+        slurm: submit the study as an array of jobs with sbatch, instead of running it here.
+    """
+    if jobs < 1:
+        raise InputError(f"--jobs is {jobs}; allowed is 1 or more: leave it out for 1")
+    if output is not None and len(files) > 1:
+        raise InputError(
+            f"--output {output} is one folder for {len(files)} studies; allowed is one study: leave it out"
+        )
+    for file, planned in [(file, read_study(file)) for file in files]:
+        folder = Path(output or f"runs/studies/{Path(file).stem}")
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the trials that run are told, too
+        if slurm:
+            _submit(file, planned, folder, jobs)
+        else:
+            _report(planned, folder, run(planned, folder, jobs))
+
+
+def _report(planned: Study, folder: Path, listed: list[Trial]) -> None:
+    found = results(folder, listed)
+    content = answer(planned, listed, found)
+    write_whole(folder / "results.json", json.dumps(content, indent=1))
+    write_whole(folder / "results.csv", as_csv(found))
+    write_whole(folder / "report.html", study_page(content, list(planned.heads), list(planned.axes)))
+    counts = content["trials"]
+    if left := counts["planned"] - counts["ended"]:
+        _log.info("%d trials are being run by others; the report holds those that have ended", left)
+    _log.info(
+        "%s: report.html, results.json, results.csv (%s)", folder, ", ".join(f"{v} {k}" for k, v in counts.items())
+    )
+
+
+def _submit(file: str, planned: Study, folder: Path, jobs: int) -> None:
+    prepare(planned, folder)
+    script = folder / "study.sbatch"
+    content = {"name": folder.name, "jobs": jobs, "folder": folder, "python": sys.executable, "file": file}
+    write_whole(script, _SBATCH.format(**content))
+    try:
+        done = subprocess.run(["sbatch", str(script)], capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{script} is written, but there is no sbatch here; allowed is a machine that submits to SLURM: "
+            "submit the script there, or leave --slurm out"
+        ) from error
+    if done.returncode:
+        raise InputError(f"sbatch refused {script} ({' '.join(done.stderr.split())}): correct it and submit it by hand")
+    _log.info("%s: %s", script, done.stdout.strip())

@@ -1,0 +1,132 @@
+"""Results of trials -> answers: pure functions of numbers.
+
+Seeds are the repetitions: an interval over seeds says how far the mean would move if other seeds had been drawn, for
+these tasks and queries. It says nothing about other tasks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the ends of its 95% interval; no ends where one value gives none."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Student's t interval of a mean over seeds."""
+    sample = np.asarray(values, dtype=float)
+    if len(sample) < 2:
+        return Interval(float(sample.mean()), None, None, len(sample))
+    half = stats.t.ppf(0.975, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample))
+    return Interval(float(sample.mean()), float(sample.mean() - half), float(sample.mean() + half), len(sample))
+
+
+def best_of(values: Sequence[float]) -> np.ndarray:
+    """expected_K[k - 1]: the best of k configurations drawn without replacement, expected over all draws.
+
+    With values sorted, v_1 <= ... <= v_n: E_k = sum over i of v_i C(i - 1, k - 1) / C(n, k).
+    Source: Dodge et al., Show Your Work, EMNLP 2019, section 3, there with replacement.
+    """
+    rising, n = sorted(values), len(values)
+    return np.array([sum(v * comb(i, k - 1) for i, v in enumerate(rising)) / comb(n, k) for k in range(1, n + 1)])
+
+
+def best_of_band(values: Sequence[float], draws: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95% percentile bootstrap interval of ``best_of``, over configurations."""
+    rows = np.random.Generator(np.random.Philox(0)).integers(len(values), size=(draws, len(values)))
+    curves = np.array([best_of(np.asarray(values)[row].tolist()) for row in rows])
+    low, high = np.percentile(curves, (2.5, 97.5), axis=0)
+    return low, high
+
+
+def share_near_best(values: Sequence[float], margin: float = 1.0) -> float:
+    """Share of configurations at most ``margin`` points below the best: the larger, the less sensitive."""
+    sample = np.asarray(values)
+    return float((sample >= sample.max() - margin).mean())
+
+
+def importance(places: Sequence[object], outcomes: Sequence[float]) -> float:
+    """Share of the variance of outcomes that an axis alone accounts for, in [0, 1].
+
+    Numbers: the squared rank correlation (Spearman), which sees rises and falls; anything else: the correlation ratio
+    (between-group over total sum of squares). Neither sees what axes do together, and with few points both are noisy.
+    """
+    sample = np.asarray(outcomes, dtype=float)
+    if len(set(places)) < 2 or np.ptp(sample) == 0:
+        return 0.0
+    if all(isinstance(place, int | float) for place in places):
+        return float(stats.spearmanr(places, sample).statistic ** 2)
+    groups = [sample[[place == each for place in places]] for each in dict.fromkeys(places)]
+    between = sum(len(group) * (group.mean() - sample.mean()) ** 2 for group in groups)
+    return float(between / ((sample - sample.mean()) ** 2).sum())
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """y = limit - gap * n ** -rate."""
+
+    limit: float
+    gap: float
+    rate: float
+
+    def __call__(self, size: np.ndarray | float) -> np.ndarray | float:
+        return self.limit - self.gap * np.asarray(size, dtype=float) ** -self.rate
+
+    def size_for(self, value: float) -> float:
+        """The n at which y reaches ``value``; infinite where it never does."""
+        left = self.limit - value
+        if self.gap <= 0 or left <= 0:
+            return float("inf")
+        return float((self.gap / left) ** (1 / self.rate))
+
+
+RATES = np.geomspace(0.02, 4.0, 200)
+
+
+def fit_power_law(sizes: Sequence[float], values: Sequence[float]) -> PowerLaw:
+    """Least squares: for each rate on a grid limit and gap are a straight line's, the best rate is taken.
+
+    Needs three different sizes or more. Source of the form: Hestness et al., Deep Learning Scaling is Predictable,
+    Empirically, 2017, section 3 (there for a falling error).
+    """
+    size, value = np.asarray(sizes, dtype=float), np.asarray(values, dtype=float)
+    assert len(set(sizes)) >= 3, "three parameters want three sizes"
+    best: tuple[float, PowerLaw] | None = None
+    for rate in RATES:
+        design = np.stack([np.ones_like(size), -(size**-rate)], axis=1)
+        found, *_ = np.linalg.lstsq(design, value, rcond=None)
+        error = float(((design @ found - value) ** 2).sum())
+        if best is None or error < best[0] - 1e-12:
+            best = error, PowerLaw(float(found[0]), float(found[1]), float(rate))
+    assert best is not None
+    return best[1]
+
+
+def size_interval(sizes: Sequence[float], values_SR: np.ndarray, goal: float, draws: int = 500) -> tuple[float, float]:
+    """Ends of the 95% percentile interval of the size that reaches ``goal``, over seeds.
+
+    Args:
+        sizes: S sizes.
+        values_SR: The value of each size and seed.
+        goal: What shall be reached.
+        draws: Bootstrap samples; in each, every size's mean is over R seeds drawn anew.
+    """
+    generator = np.random.Generator(np.random.Philox(0))
+    num_sizes, num_seeds = values_SR.shape
+    found = []
+    for _ in range(draws):
+        seeds = generator.integers(num_seeds, size=(num_sizes, num_seeds))
+        means = np.take_along_axis(values_SR, seeds, axis=1).mean(axis=1)
+        found.append(fit_power_law(sizes, means.tolist()).size_for(goal))
+    low, high = np.percentile(found, (2.5, 97.5), method="nearest")
+    return float(low), float(high)

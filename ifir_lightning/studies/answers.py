@@ -1,0 +1,134 @@
+"""Results of a study's trials -> its numbers as one plain object: what the page shows, and JSON and CSV hold."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ifir_lightning.studies import analysis
+from ifir_lightning.studies.plan import Study, Trial
+
+METRICS = {"p_mrr": "p-MRR", "score_b": "Score B"}
+Result = Mapping[str, Any]
+
+
+def answer(study: Study, listed: Sequence[Trial], results: Sequence[Result]) -> dict[str, Any]:
+    """All numbers of a study, whether or not every trial has ended."""
+    finished = [result for result in results if result["status"] == "finished"]
+    content: dict[str, Any] = {
+        "question": study.question,
+        "kind": study.kind,
+        "budget_queries": study.budget,
+        "seeds": list(study.seeds),
+        "trials": {"planned": len(listed), "ended": len(results)}
+        | {status: sum(r["status"] == status for r in results) for status in ("finished", "failed", "diverged")},
+        "seconds": sum(result["seconds"] for result in results),
+        "points": points(study, finished),
+        "differences": differences(study, finished),
+        "results": list(results),
+    }
+    if study.kind == "sensitivity":
+        content["sensitivity"] = {head: _sensitivity(study, head, results) for head in study.heads}
+    if study.kind == "data-demand":
+        content["data_demand"] = _demand(study, content["points"], finished)
+    return content
+
+
+def points(study: Study, finished: Sequence[Result]) -> list[dict[str, Any]]:
+    """Mean and interval over seeds of every head at every point."""
+    found: list[dict[str, Any]] = []
+    for head in study.heads:
+        for point in sorted({result["point"] for result in finished}):
+            seeds = [result for result in finished if (result["head"], result["point"]) == (head, point)]
+            if seeds:
+                numbers = {key: asdict(analysis.interval([result[key] for result in seeds])) for key in METRICS}
+                found.append({"head": head, "point": point, "values": dict(seeds[0]["values"]), **numbers})
+    return found
+
+
+def differences(study: Study, finished: Sequence[Result]) -> list[dict[str, Any]]:
+    """Every head minus the first one, point by point, paired by seed: mean difference and interval."""
+    by_place = {(result["head"], result["point"], result["seed"]): result for result in finished}
+    first, *others = study.heads
+    found: list[dict[str, Any]] = []
+    for head in others:
+        for point in sorted({result["point"] for result in finished}):
+            pairs = [
+                (by_place[head, point, seed], by_place[first, point, seed])
+                for seed in study.seeds
+                if (head, point, seed) in by_place and (first, point, seed) in by_place
+            ]
+            if pairs:
+                numbers = {
+                    key: asdict(analysis.interval([ours[key] - theirs[key] for ours, theirs in pairs]))
+                    for key in METRICS
+                }
+                found.append(
+                    {"head": head, "minus": first, "point": point, "values": dict(pairs[0][0]["values"]), **numbers}
+                )
+    return found
+
+
+def _sensitivity(study: Study, head: str, results: Sequence[Result]) -> dict[str, Any]:
+    """Over the head's configurations, each the mean over its seeds."""
+    own = [result for result in results if result["head"] == head]
+    finished = [result for result in own if result["status"] == "finished"]
+    configurations = points(study, finished)
+    content: dict[str, Any] = {"diverged_share": 1 - len(finished) / len(own) if own else None}
+    if len(configurations) < 2:
+        return content
+    for key in METRICS:
+        values = [each[key]["mean"] for each in configurations]
+        low, high = analysis.best_of_band(values)
+        content[key] = {
+            "best": max(values),
+            "worst": min(values),
+            "best_of": analysis.best_of(values).tolist(),
+            "best_of_low": low.tolist(),
+            "best_of_high": high.tolist(),
+            "share_within_1": analysis.share_near_best(values),
+            "importance": {
+                axis: analysis.importance([each["values"][axis] for each in configurations], values)
+                for axis in configurations[0]["values"]
+            },
+        }
+    return content
+
+
+def _demand(study: Study, found: Sequence[Mapping[str, Any]], finished: Sequence[Result]) -> dict[str, Any]:
+    """A power law of p-MRR for every head, over the first axis, and the size at which each reaches the common goal."""
+    axis = next(iter(study.axes))
+    by_head = {head: [each for each in found if each["head"] == head] for head in study.heads}
+    by_head = {head: each for head, each in by_head.items() if len({point["values"][axis] for point in each}) >= 3}
+    if not by_head:
+        return {}
+    goal = min(max(point["p_mrr"]["mean"] for point in each) for each in by_head.values())
+    heads: dict[str, Any] = {}
+    for head, each in by_head.items():
+        sizes = [float(point["values"][axis]) for point in each]
+        law = analysis.fit_power_law(sizes, [point["p_mrr"]["mean"] for point in each])
+        heads[head] = {"law": asdict(law), "size_for_goal": law.size_for(goal)}
+        seeds = [
+            [result["p_mrr"] for result in finished if (result["head"], result["point"]) == (head, point["point"])]
+            for point in each
+        ]
+        if len({len(values) for values in seeds}) == 1 and len(seeds[0]) > 1:
+            heads[head]["size_interval"] = list(analysis.size_interval(sizes, np.array(seeds), goal))
+    return {"axis": axis, "goal_p_mrr": goal, "heads": heads}
+
+
+def as_csv(results: Sequence[Result]) -> str:
+    """One line per trial; an axis is a column, empty where the head does without it."""
+    axes = list(dict.fromkeys(name for result in results for name in result["values"]))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    columns = ("head", "point", "seed", "status", "step", "p_mrr", "score_a", "score_b", "score_c", "seconds")
+    writer.writerow([*columns, *axes])
+    for result in results:
+        writer.writerow(
+            [*(result.get(name, "") for name in columns), *(result["values"].get(name, "") for name in axes)]
+        )
+    return file.getvalue()

@@ -1,0 +1,112 @@
+"""The report of a study as one HTML file."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from ifir_lightning.page import figure, note, page, table
+from ifir_lightning.studies.answers import METRICS
+from ifir_lightning.studies.pictures import draw_best_of, draw_points
+
+
+def study_page(content: Mapping[str, Any], heads: Sequence[str], axes: Sequence[str]) -> str:
+    """HTML of everything in ``answers.answer``."""
+    parts = [f"<h1>{escape(content['question'])}</h1>", note(_setting(content))]
+    if not content["points"]:
+        return page(content["question"], "\n".join([*parts, note("No trial has finished.")]))
+    parts += _pictures(content, heads, axes)
+    if "sensitivity" in content:
+        parts += ["<h2>Sensitivity</h2>", *_sensitivity(content["sensitivity"])]
+    if content.get("data_demand"):
+        parts += ["<h2>Data demand</h2>", *_demand(content["data_demand"])]
+    if content["differences"]:
+        parts += ["<h2>Paired differences</h2>", note("Same seed, same point on the axes; first minus second.")]
+        parts += [_points(content["differences"], lambda each: f"{each['head']} - {each['minus']}")]
+    parts += ["<h2>All points</h2>", _points(content["points"], lambda each: each["head"])]
+    return page(content["question"], "\n".join(parts))
+
+
+def _setting(content: Mapping[str, Any]) -> str:
+    counts, seeds = content["trials"], ", ".join(map(str, content["seeds"]))
+    return (
+        f"{counts['ended']} of {counts['planned']} trials have ended: {counts['finished']} finished, "
+        f"{counts['failed']} failed, {counts['diverged']} diverged; {content['seconds'] / 60:.0f} minutes of training "
+        f"altogether. Every trial sees {content['budget_queries']:,} training queries unless an axis says otherwise; "
+        f"seeds {seeds}. All values x100; intervals are 95% over seeds (Student's t): with few seeds they are wide, "
+        "and they do not speak of other tasks."
+    )
+
+
+def _pictures(content: Mapping[str, Any], heads: Sequence[str], axes: Sequence[str]) -> list[str]:
+    drawn = ['<div class="pictures">']
+    for key, label in METRICS.items():
+        if content["kind"] == "sensitivity":
+            drawn += [figure(draw_best_of(content["sensitivity"], key), f"Expected best {label} of k configurations.")]
+        else:
+            drawn += [
+                figure(draw_points(content, heads, axis, key), f"{label} over {axis}: mean over seeds, 95% interval.")
+                for axis in axes
+            ]
+    return [*drawn, "</div>"]
+
+
+def _points(points: Sequence[Mapping[str, Any]], name: Any) -> str:
+    rows = [
+        [name(each), _places(each["values"]), *(_interval(each[key]) for key in METRICS), str(each["p_mrr"]["count"])]
+        for each in points
+    ]
+    return table(["head", "point"], [*METRICS.values(), "seeds"], rows)
+
+
+def _sensitivity(found: Mapping[str, Any]) -> list[str]:
+    rows, weights = [], []
+    for head, each in found.items():
+        for key, label in METRICS.items():
+            if key in each:
+                numbers = each[key]
+                spread = f"{numbers['worst']:.2f} to {numbers['best']:.2f}"
+                shares = f"{numbers['share_within_1']:.0%}", f"{each['diverged_share']:.0%}"
+                rows.append([head, label, spread, *shares])
+                weights += [[head, label, axis, f"{share:.2f}"] for axis, share in numbers["importance"].items()]
+    return [
+        table(["head", "metric"], ["worst to best", "within 1 point of the best", "diverged"], rows),
+        note(
+            "Importance: the share of the variance over configurations that one axis alone accounts for (squared rank "
+            "correlation, correlation ratio for names). With few configurations it is noisy."
+        ),
+        table(["head", "metric", "axis"], ["importance"], weights),
+    ]
+
+
+def _demand(found: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for head, each in found["heads"].items():
+        law, ends = each["law"], each.get("size_interval")
+        within = "" if ends is None else f"{_size(ends[0])} to {_size(ends[1])}"
+        rows.append(
+            [head, f"{law['limit']:.1f} - {law['gap']:.3g} n^-{law['rate']:.2f}", _size(each["size_for_goal"]), within]
+        )
+    return [
+        note(
+            f"Least squares over {found['axis']} (n). Size: where the curve reaches a p-MRR of "
+            f"{found['goal_p_mrr']:+.2f}, the most that every head reached; beyond the sizes that were run it is an "
+            "extrapolation."
+        ),
+        table(["head", "p-MRR"], ["size for the same p-MRR", "95% over seeds"], rows),
+    ]
+
+
+def _size(size: float) -> str:
+    return "never" if math.isinf(size) else f"{size:,.0f}"
+
+
+def _places(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    )
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    ends = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
+    return f"{found['mean']:.2f}{ends}"

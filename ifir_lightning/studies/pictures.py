@@ -1,0 +1,66 @@
+"""The pictures of a study as SVG."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from ifir_lightning.svg import INK, draw_svg, style
+
+LABELS = {"p_mrr": "p-MRR (x100)", "score_b": "Score B (x100)"}
+
+
+def draw_points(content: Mapping[str, Any], heads: Sequence[str], axis: str, key: str) -> str:
+    """Every head over an axis: a line where its places are numbers, marks side by side where they are names."""
+    places = list(dict.fromkeys(point["values"][axis] for point in content["points"] if axis in point["values"]))
+    numeric = all(isinstance(place, int | float) for place in places)
+
+    def draw(axes: Axes) -> None:
+        for number, head in enumerate(heads):
+            own = [point for point in content["points"] if point["head"] == head and axis in point["values"]]
+            shift = 0.0 if numeric else (number - (len(heads) - 1) / 2) * 0.18
+            at = [point["values"][axis] if numeric else places.index(point["values"][axis]) + shift for point in own]
+            colour, marker = style(number)
+            means = [point[key]["mean"] for point in own]
+            reach = [0.0 if p[key]["high"] is None else p[key]["high"] - p[key]["mean"] for p in own]
+            line = "-" if numeric else "none"
+            axes.errorbar(at, means, yerr=reach, color=colour, marker=marker, linestyle=line, capsize=4, label=head)
+        if numeric and min(places) > 0 and max(places) >= 8 * min(places):
+            axes.set_xscale("log")
+        if numeric:
+            axes.set_xticks(places, [f"{place:g}" for place in places])
+            axes.minorticks_off()
+        else:
+            axes.set_xticks(range(len(places)), [str(place) for place in places], rotation=20, ha="right")
+        _label(axes, axis, key)
+
+    return draw_svg(draw, height=3.2, salt=f"{axis}-{key}")
+
+
+def draw_best_of(sensitivity: Mapping[str, Any], key: str) -> str:
+    """Expected best of k random configurations, with the 95% band."""
+
+    def draw(axes: Axes) -> None:
+        for number, (head, found) in enumerate(sensitivity.items()):
+            if key not in found:
+                continue
+            colour, marker = style(number)
+            tries = range(1, 1 + len(found[key]["best_of"]))
+            axes.fill_between(
+                tries, found[key]["best_of_low"], found[key]["best_of_high"], color=colour, alpha=0.2, linewidth=0
+            )
+            axes.plot(tries, found[key]["best_of"], color=colour, marker=marker, markersize=4, label=head)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _label(axes, "configurations tried", f"{key}")
+
+    return draw_svg(draw, height=3.2, salt=f"best-of-{key}")
+
+
+def _label(axes: Axes, axis: str, key: str) -> None:
+    if key == "p_mrr":
+        axes.axhline(0, color=INK, linewidth=0.8, linestyle=":")
+    axes.set_xlabel(axis)
+    axes.set_ylabel(LABELS[key])
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8.5)

@@ -1,0 +1,269 @@
+"""A study file -> the list of its trials: a pure function, so that every machine and every restart sees the same list.
+
+A study names a base recipe, heads (settings that make one paradigm of it), axes (what is varied), seeds and a budget of
+training queries that is equal for every trial. Trial i of every head takes the same point on every axis, the same seed,
+hence the same initial backbone, rows, order and negatives: pairs are matched by construction.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import yaml
+
+from ifir_lightning.errors import InputError
+
+Kind = Literal["sensitivity", "data-demand", "negatives", "distillation", "training-length"]
+Value = Any
+Settings = Mapping[str, Value]
+"""Dotted configuration key -> value; ``{times: x}`` multiplies what stands there."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What is varied.
+
+    Args:
+        key: Dotted configuration key, or ``budget``: the number of training queries.
+        choices: Values in their order, or name -> settings where one choice sets several keys (or none).
+        uniform: Lower and upper end of a continuous range, drawn evenly; for random search only.
+        log_uniform: The same, drawn evenly on a logarithmic scale.
+        heads: Heads to which it applies; by default all.
+    """
+
+    key: str | None = None
+    choices: Sequence[Value] | Mapping[str, Settings] | None = None
+    uniform: tuple[float, float] | None = None
+    log_uniform: tuple[float, float] | None = None
+    heads: tuple[str, ...] | None = None
+
+    def at(self, share: float) -> Value:
+        """The value at ``share`` of the axis, in [0, 1): a draw where share is one."""
+        if self.choices is not None:
+            names = list(self.choices)
+            return names[int(share * len(names))]
+        if self.log_uniform is not None:
+            low, high = map(math.log, self.log_uniform)
+            return float(f"{math.exp(low + share * (high - low)):.4g}")
+        assert self.uniform is not None
+        return float(f"{self.uniform[0] + share * (self.uniform[1] - self.uniform[0]):.4g}")
+
+    def settings(self, value: Value) -> Settings:
+        """Configuration keys that a value stands for."""
+        if isinstance(self.choices, Mapping):
+            return self.choices[value]
+        assert self.key is not None
+        return {self.key: value}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: ``point`` is its number within head and seed, ``values`` its place on the axes."""
+
+    head: str
+    point: int
+    seed: int
+    values: Mapping[str, Value]
+    settings: Settings = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        return f"{self.head}-{self.point:03d}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file, checked.
+
+    Args:
+        question: What it answers, in a sentence.
+        kind: Which analysis and pictures its report has.
+        recipe: The base recipe.
+        heads: Name -> settings of each paradigm.
+        axes: Name -> what is varied.
+        budget: Training queries of every trial; with the batch it gives ``trainer.max_steps``.
+        seeds: Every point is run with each of them.
+        points: Number of points drawn at random; by default the grid of all choices.
+        settings: Settings of every trial.
+    """
+
+    question: str
+    kind: Kind
+    recipe: Path
+    heads: Mapping[str, Settings]
+    axes: Mapping[str, Axis]
+    budget: int
+    seeds: tuple[int, ...] = (0, 1, 2)
+    points: int | None = None
+    settings: Settings = field(default_factory=dict)
+
+
+def read_study(path: str | Path) -> Study:
+    """The study in a YAML file.
+
+    Raises:
+        InputError: No such file, no YAML, unknown or missing fields, an axis that cannot be drawn.
+    """
+    file = Path(path)
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{file} cannot be read ({reason}): allowed is a study in YAML: see configs/studies"
+        ) from error
+    _check_fields(file, "the study", content, Study)
+    for name, axis in content["axes"].items():
+        _check_fields(file, f"axis {name!r}", axis, Axis)
+    try:
+        axes = {
+            name: Axis(**{key: _tuple(value) for key, value in axis.items()}) for name, axis in content["axes"].items()
+        }
+        study = Study(
+            **content
+            | {"axes": axes, "recipe": Path(content["recipe"]), "seeds": tuple(content.get("seeds", (0, 1, 2)))}
+        )
+    except TypeError as error:
+        raise InputError(f"{file}: {error}; allowed are the fields that configs/studies show: correct it") from error
+    _check(file, study)
+    return study
+
+
+def _tuple(value: Value) -> Value:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_fields(file: Path, what: str, content: Any, kind: type) -> None:
+    allowed = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: {what} is {content!r}; allowed are the keys {', '.join(allowed)}: correct it")
+    if unknown := [key for key in content if key not in allowed]:
+        raise InputError(f"{file}: {what} has the key {unknown[0]!r}; allowed are {', '.join(allowed)}: correct it")
+
+
+def _check(file: Path, study: Study) -> None:
+    """Every fault of a study that can be seen before a trial runs."""
+    faults = [
+        (study.kind not in get_args(Kind), f"kind {study.kind!r}; allowed are {', '.join(get_args(Kind))}"),
+        (
+            not study.recipe.is_file(),
+            f"recipe {study.recipe}, which is no file; allowed is a recipe (from where you are)",
+        ),
+        (not study.heads, "no head; allowed is one or more"),
+        (
+            not isinstance(study.budget, int) or study.budget < 1,
+            f"budget {study.budget!r}; allowed is a number of queries",
+        ),
+        (not study.seeds, "no seed; allowed is one or more"),
+        (study.points is not None and study.points < 1, f"points {study.points}; allowed is 1 or more"),
+    ]
+    for name, axis in study.axes.items():
+        given = [way for way in ("choices", "uniform", "log_uniform") if getattr(axis, way) is not None]
+        wide = axis.uniform or axis.log_uniform
+        named = isinstance(axis.choices, Mapping)
+        faults += [
+            (len(given) != 1, f"axis {name!r} with {given}; allowed is one of choices, uniform, log_uniform"),
+            (study.points is None and axis.choices is None, f"axis {name!r} without choices, and no number of points"),
+            (
+                named == (axis.key is not None),
+                f"axis {name!r}: a key goes with a list or a range, not with named choices",
+            ),
+            (
+                wide is not None and not _ordered(wide, axis),
+                f"axis {name!r} from {wide}; allowed are two rising numbers",
+            ),
+            (axis.choices is not None and not axis.choices, f"axis {name!r} without a choice"),
+            (not set(axis.heads or ()) <= set(study.heads), f"axis {name!r} for heads {axis.heads}"),
+        ]
+    for wrong, what in faults:
+        if wrong:
+            raise InputError(f"{file}: the study has {what}: correct it")
+
+
+def _ordered(ends: Sequence[float], axis: Axis) -> bool:
+    return len(ends) == 2 and ends[0] < ends[1] and (axis.log_uniform is None or ends[0] > 0)
+
+
+def trials(study: Study) -> list[Trial]:
+    """Every trial, one point after the other; of each point all seeds and heads: early results can be compared."""
+    points = list(_points(study))
+    return [
+        trial
+        for number, point in enumerate(points)
+        for seed in study.seeds
+        for head in study.heads
+        if (trial := _trial(study, head, number, seed, point)) is not None
+    ]
+
+
+def _points(study: Study) -> Iterator[dict[str, Value]]:
+    if study.points is None:
+        yield from (
+            dict(zip(study.axes, values, strict=True))
+            for values in itertools.product(*(axis.choices or () for axis in study.axes.values()))
+        )
+        return
+    for number in range(study.points):
+        shares = np.random.Generator(np.random.Philox(key=number)).random(len(study.axes))
+        yield {name: axis.at(share) for (name, axis), share in zip(study.axes.items(), shares.tolist(), strict=True)}
+
+
+def _trial(study: Study, head: str, number: int, seed: int, point: Mapping[str, Value]) -> Trial | None:
+    """None where the head does without an axis and another point is the same training already."""
+    own = {name: value for name, value in point.items() if head in (study.axes[name].heads or (head,))}
+    if study.points is None:
+        skipped = [name for name in point if name not in own]
+        if any(point[name] != next(iter(study.axes[name].choices or ())) for name in skipped):
+            return None
+    settings = [study.settings, study.heads[head], *(study.axes[name].settings(value) for name, value in own.items())]
+    merged: dict[str, Value] = {}
+    for each in settings:
+        for key, value in each.items():
+            merged[key] = _times(merged, key, value)
+    return Trial(head, number, seed, own, merged)
+
+
+def _times(settings: Settings, key: str, value: Value) -> Value:
+    """``{times: x}`` on a key that was set before is worked out at once; otherwise when the recipe is known."""
+    if isinstance(value, Mapping) and set(value) == {"times"} and key in settings:
+        return settings[key] * value["times"]
+    return value
+
+
+def recipe_of(study: Study, trial: Trial, folder: Path) -> dict[str, Any]:
+    """The whole recipe of a trial that runs in ``folder``.
+
+    Raises:
+        InputError: A setting inside something that is no mapping, or a factor of what is no number.
+    """
+    recipe = copy.deepcopy(yaml.safe_load(study.recipe.read_text(encoding="utf-8")))
+    settings = dict(trial.settings)
+    budget = settings.pop("budget", study.budget)
+    for key, value in settings.items():
+        _set(recipe, key, value)
+    steps = max(1, int(budget) // recipe["data"]["global_batch_size"])
+    recipe["seed_everything"] = trial.seed
+    recipe["trainer"] |= {"default_root_dir": str(folder), "max_steps": steps, "val_check_interval": steps}
+    return recipe
+
+
+def _set(recipe: dict[str, Any], key: str, value: Value) -> None:
+    *parents, last = key.split(".")
+    place = recipe
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise InputError(f"the study sets {key}, but {parent} is {place!r} in the recipe: correct the key")
+    if isinstance(value, Mapping) and set(value) == {"times"}:
+        if not isinstance(place.get(last), int | float):
+            raise InputError(
+                f"the study multiplies {key}, which is {place.get(last)!r} in the recipe: give it a number"
+            )
+        value = place[last] * value["times"]
+    place[last] = copy.deepcopy(value)

@@ -1,0 +1,199 @@
+"""Runs the trials of a study: each an ordinary ``fit`` in a folder and a process of its own.
+
+What is done is what lies on disk: NAME.json beside the run folder NAME is a trial's result. A worker takes the first
+trial without a result whose lock is free, so any number of machines that see one folder share a study, and one that is
+killed loses nothing: its trial is continued by ``fit`` from the last checkpoint. The trial's process holds the lock
+too, so that a training whose worker died is not started a second time beside it.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from ifir_lightning.errors import InputError
+from ifir_lightning.studies.plan import Study, Trial, recipe_of, trials
+
+_log = logging.getLogger(__name__)
+
+FIT = (sys.executable, "-m", "ifir_lightning", "fit", "--config")
+"""The command of a trial; its recipe comes after it."""
+USER_ERROR = 2
+"""Exit status of a mistake in the recipe: no other trial would fare better."""
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of one trial."""
+
+    run: Path
+    recipe: Path
+    log: Path
+    lock: Path
+    result: Path
+
+
+def paths(folder: Path, trial: Trial) -> Paths:
+    """``folder`` is the study's."""
+    stem = folder / "trials" / trial.name
+    return Paths(stem, *(stem.with_name(f"{trial.name}{end}") for end in (".yaml", ".log", ".lock", ".json")))
+
+
+@dataclass
+class Running:
+    """A trial that this worker trains."""
+
+    trial: Trial
+    process: subprocess.Popen
+    lock: IO[str]
+    began: float
+
+
+def prepare(study: Study, folder: Path) -> list[Trial]:
+    """Write every trial's recipe; all faults of the study's settings show here.
+
+    Raises:
+        InputError: The folder holds trials of other settings.
+    """
+    (folder / "trials").mkdir(parents=True, exist_ok=True)
+    listed = trials(study)
+    if not listed:
+        raise InputError(
+            f"{study.recipe}: the study has no trial; allowed is one or more: give it points, heads and seeds"
+        )
+    for trial in listed:
+        files = paths(folder, trial)
+        text = yaml.safe_dump(recipe_of(study, trial, files.run), sort_keys=False)
+        if files.recipe.exists() and files.recipe.read_text(encoding="utf-8") != text:
+            raise InputError(
+                f"{files.recipe} was made from other settings than the study has now; allowed is to continue the "
+                "same study: choose another --output, or restore the study's file and recipe"
+            )
+        _write(files.recipe, text)
+    return listed
+
+
+def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT) -> list[Trial]:
+    """Run what is left, ``jobs`` trials at a time; returns all trials of the study, of which others may run some still.
+
+    Raises:
+        InputError: A trial ended with a mistake of the recipe.
+    """
+    listed = prepare(study, folder)
+    running: list[Running] = []
+    try:
+        while True:
+            for each in [each for each in running if each.process.poll() is not None]:
+                running.remove(each)
+                _log.info(_finish(folder, each, listed))
+            waiting = _free(folder, listed, command)
+            while len(running) < jobs and (started := next(waiting, None)) is not None:
+                running.append(started)
+            if not running:
+                return listed
+            time.sleep(POLL_SECONDS)
+    finally:
+        for each in running:  # interrupted: they save, and the next start continues them
+            each.process.terminate()
+        for each in running:
+            each.process.wait()
+            each.lock.close()
+
+
+def _free(folder: Path, listed: Sequence[Trial], command: Sequence[str]) -> Iterator[Running]:
+    """Starts trials that nobody has begun or whose process is gone."""
+    for trial in listed:
+        files = paths(folder, trial)
+        if files.result.exists():
+            continue
+        lock = files.lock.open("w", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        if files.result.exists():  # it was finished between the look and the lock
+            lock.close()
+            continue
+        yield Running(trial, _start(files, lock, command), lock, time.monotonic())
+
+
+def _start(files: Paths, lock: IO[str], command: Sequence[str]) -> subprocess.Popen:
+    with files.log.open("a", encoding="utf-8") as log:
+        return subprocess.Popen(
+            [*command, str(files.recipe)], stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock.fileno()]
+        )
+
+
+def _finish(folder: Path, ended: Running, listed: Sequence[Trial]) -> str:
+    """Record how a trial ended; a line that says so."""
+    files, status = paths(folder, ended.trial), ended.process.returncode
+    last = _last_line(files.log)
+    if status == USER_ERROR:
+        ended.lock.close()
+        raise InputError(f"trial {ended.trial.name} does not start ({last.removeprefix('error: ')}): see {files.log}")
+    if status < 0 or status == 128 + 15:  # killed from outside: left to the next start
+        ended.lock.close()
+        raise InputError(f"trial {ended.trial.name} was killed (status {status}); start the study again to continue it")
+    result: dict[str, Any] = {
+        "head": ended.trial.head,
+        "point": ended.trial.point,
+        "seed": ended.trial.seed,
+        "values": dict(ended.trial.values),
+        "seconds": round(time.monotonic() - ended.began, 1),
+    }
+    found = last_validation(files.run) if status == 0 else None
+    result |= {"status": "failed", "message": last} if found is None else {"status": "finished", **found}
+    if list(files.run.glob("non_finite*")):
+        result["status"] = "diverged"
+    _write(files.result, json.dumps(result, indent=1))
+    ended.lock.close()
+    done = sum(paths(folder, trial).result.exists() for trial in listed)
+    score = f"p-MRR {found['p_mrr']:+.2f}, Score B {found['score_b']:.2f}" if found else last
+    return f"{done}/{len(listed)} {ended.trial.name}: {result['status']}, {score} ({result['seconds']:.0f} s)"
+
+
+def last_validation(run: Path) -> dict[str, Any] | None:
+    """Step, benchmark means and per-task figures of a run's newest validation; None where there is none."""
+    files = sorted(run.glob("followir/step-*/metrics.json"))
+    if not files:
+        return None
+    record = json.loads(files[-1].read_text(encoding="utf-8"))
+    return {
+        "step": record["step"],
+        **record["benchmark"],
+        "tasks": {task["task"]: task["p_mrr"] for task in record["tasks"]},
+    }
+
+
+def results(folder: Path, listed: Sequence[Trial]) -> list[Mapping[str, Any]]:
+    """The results that are there, in the order of the trials."""
+    files = [paths(folder, trial).result for trial in listed]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+
+
+def _last_line(log: Path) -> str:
+    with suppress(OSError):
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        return next(
+            (line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "no output"
+        )
+    return "no output"
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)

@@ -1,0 +1,68 @@
+"""The numbers of studies: literals worked by hand, and enumeration."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from ifir_lightning.studies import analysis
+
+
+def test_the_interval_of_three_seeds_is_students() -> None:
+    """Mean 2, standard deviation 1, t(0.975, 2) = 4.302653: half width 4.302653 / sqrt(3)."""
+    found = analysis.interval([1.0, 2.0, 3.0])
+    assert (found.mean, found.count) == (2.0, 3)
+    assert found.high - 2 == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert 2 - found.low == pytest.approx(found.high - 2)
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert analysis.interval([5.0]) == analysis.Interval(5.0, None, None, 1)
+
+
+def test_best_of_k_is_the_mean_over_all_draws() -> None:
+    values = [3.0, -1.0, 7.0, 2.0, 2.0]
+    for k, expected in enumerate(analysis.best_of(values), start=1):
+        draws = [max(draw) for draw in itertools.combinations(values, k)]
+        assert expected == pytest.approx(sum(draws) / len(draws))
+
+
+def test_the_band_of_best_of_k_holds_the_curve_and_collapses_for_equal_values() -> None:
+    values = np.random.default_rng(0).normal(size=12).tolist()
+    low, high = analysis.best_of_band(values, draws=200)
+    assert (low <= analysis.best_of(values)).all()
+    assert (high[:6] >= analysis.best_of(values)[:6]).all()
+    low, high = analysis.best_of_band([4.0, 4.0, 4.0], draws=20)
+    assert low.tolist() == high.tolist() == [4.0, 4.0, 4.0]
+
+
+def test_share_near_the_best() -> None:
+    assert analysis.share_near_best([10.0, 9.5, 9.0, 8.9]) == 0.75
+
+
+def test_importance_of_a_rise_a_group_and_nothing() -> None:
+    assert analysis.importance([1, 2, 3, 4], [0.0, 1.0, 5.0, 6.0]) == pytest.approx(1.0)
+    assert analysis.importance(["a", "a", "b", "b"], [1.0, 3.0, 5.0, 7.0]) == pytest.approx(16 / 20)
+    assert analysis.importance([1, 1, 1], [0.0, 1.0, 2.0]) == 0.0
+    assert analysis.importance([1, 2, 3], [4.0, 4.0, 4.0]) == 0.0
+
+
+def test_a_power_law_is_found_again_and_inverted() -> None:
+    law = analysis.PowerLaw(50.0, 400.0, float(analysis.RATES[100]))
+    sizes = [100, 300, 1000, 3000, 10000]
+    found = analysis.fit_power_law(sizes, np.asarray(law(np.array(sizes))).tolist())
+    assert found.rate == pytest.approx(law.rate)
+    assert found.limit == pytest.approx(50.0)
+    assert found.gap == pytest.approx(400.0)
+    assert found.size_for(float(law(700.0))) == pytest.approx(700.0)
+    assert found.size_for(50.0) == math.inf
+
+
+def test_the_interval_of_a_size_holds_the_true_one() -> None:
+    law, sizes = analysis.PowerLaw(60.0, 300.0, 0.5), [100, 300, 1000, 3000]
+    noise = np.random.default_rng(1).normal(scale=0.3, size=(4, 3))
+    values = np.asarray(law(np.array(sizes)))[:, None] + noise
+    low, high = analysis.size_interval(sizes, values, goal=45.0, draws=100)
+    assert low <= law.size_for(45.0) <= high
+    assert high < 2 * low

@@ -1,0 +1,123 @@
+"""A study file becomes the same list of trials everywhere, matched in pairs; mistakes are found before one runs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import write_study
+
+from ifir_lightning.errors import InputError
+from ifir_lightning.studies.plan import Axis, read_study, recipe_of, trials
+
+
+def test_a_grid_has_every_point_once_for_every_seed_and_head(tmp_path: Path) -> None:
+    listed = trials(read_study(write_study(tmp_path)))
+    assert [trial.name for trial in listed if trial.head == "late" and trial.seed == 0] == [
+        f"late-{number:03d}-seed0" for number in range(4)
+    ]
+    # the plain head has no width: its two rates are trained once each, not once per width
+    plain = [trial for trial in listed if trial.head == "plain" and trial.seed == 0]
+    assert [(trial.point, dict(trial.values)) for trial in plain] == [(0, {"rate": 1e-3}), (2, {"rate": 1e-2})]
+    assert len(listed) == 2 * (4 + 2)
+
+
+def test_a_trials_recipe_is_the_base_with_its_settings(tmp_path: Path) -> None:
+    study = read_study(write_study(tmp_path))
+    trial = next(trial for trial in trials(study) if trial.name == "late-003-seed1")
+    recipe = recipe_of(study, trial, tmp_path / "run")
+    assert recipe["model"]["optimizer"]["learning_rate"] == 1e-2
+    assert recipe["model"]["pooling"]["init_args"]["dim"] == 8
+    assert recipe["seed_everything"] == 1
+    assert recipe["trainer"]["default_root_dir"] == str(tmp_path / "run")
+    assert recipe["trainer"]["max_steps"] == 320 // 16
+    plain = next(trial for trial in trials(study) if trial.head == "plain")
+    assert recipe_of(study, plain, tmp_path)["model"]["scorer"] == {"class_path": "Cosine"}
+
+
+def test_every_trial_sees_the_budget_of_queries_whatever_its_batch(tmp_path: Path) -> None:
+    batches = {"batch": {"key": "data.global_batch_size", "choices": [8, 32]}}
+    study = read_study(write_study(tmp_path, axes=batches))
+    recipes = [recipe_of(study, trial, tmp_path) for trial in trials(study)]
+    assert {(r["data"]["global_batch_size"], r["trainer"]["max_steps"]) for r in recipes} == {(8, 40), (32, 10)}
+
+
+def test_random_points_are_the_same_for_every_head_and_do_not_move_with_their_number(tmp_path: Path) -> None:
+    axes = {"rate": {"key": "model.optimizer.learning_rate", "log_uniform": [1e-4, 1e-2]}}
+    few = trials(read_study(write_study(tmp_path, axes=axes, points=3)))
+    many = trials(read_study(write_study(tmp_path, axes=axes, points=5)))
+    rates = {trial.name: trial.values["rate"] for trial in many}
+    assert all(rates[trial.name] == trial.values["rate"] for trial in few)
+    assert all(rates[f"late-{n:03d}-seed0"] == rates[f"plain-{n:03d}-seed1"] for n in range(5))
+    assert len(set(rates.values())) == 5
+    assert all(1e-4 <= rate < 1e-2 for rate in rates.values())
+
+
+def test_a_range_is_drawn_on_its_scale() -> None:
+    assert Axis(key="k", log_uniform=(1e-4, 1e-2)).at(0.5) == pytest.approx(1e-3)
+    assert Axis(key="k", uniform=(0.0, 10.0)).at(0.25) == 2.5
+    assert [Axis(key="k", choices=("a", "b", "c")).at(share) for share in (0.0, 0.34, 0.99)] == ["a", "b", "c"]
+
+
+def test_a_named_choice_sets_several_keys_and_a_factor_multiplies_what_was_drawn(tmp_path: Path) -> None:
+    temperature = "model.loss.init_args.temperature"
+    axes = {
+        "temperature": {"key": temperature, "choices": [0.1, 0.2]},
+        "reduction": {
+            "choices": {"mean": {}, "sum": {"model.scorer.init_args.reduction": "sum", temperature: {"times": 24}}}
+        },
+    }
+    study = read_study(write_study(tmp_path, axes=axes, heads={"late": {}}, seeds=[0]))
+    models = [recipe_of(study, trial, tmp_path)["model"] for trial in trials(study)]
+    assert [model["loss"]["init_args"]["temperature"] for model in models] == pytest.approx([0.1, 2.4, 0.2, 4.8])
+    assert models[1]["scorer"] == {"class_path": "S", "init_args": {"reduction": "sum"}}
+    # without an axis for it, the factor multiplies what the recipe says
+    study = read_study(write_study(tmp_path, axes={"reduction": axes["reduction"]}, heads={"late": {}}, seeds=[0]))
+    assert recipe_of(study, trials(study)[1], tmp_path)["model"]["loss"]["init_args"]["temperature"] == 24 * 0.05
+
+
+RATE = {"key": "model.optimizer.learning_rate", "choices": [1e-3]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "cooking"}, "kind 'cooking'; allowed are sensitivity"),
+        ({"recipe": "no/such.yaml"}, "recipe no/such.yaml, which is no file"),
+        ({"heads": {}}, "no head"),
+        ({"budget": 0}, "budget 0; allowed"),
+        ({"seeds": []}, "no seed"),
+        ({"points": 0}, "points 0; allowed"),
+        ({"colour": "red"}, "the study has the key 'colour'; allowed are question"),
+        ({"axes": {"rate": RATE | {"colour": 1}}}, "axis 'rate' has the key 'colour'"),
+        ({"axes": {"rate": 3}}, "axis 'rate' is 3; allowed are the keys"),
+        ({"axes": {"rate": {"key": "k", "log_uniform": [1e-3, 1e-2]}}}, "without choices, and no number of points"),
+        ({"axes": {"rate": RATE | {"uniform": [0, 1]}}}, "allowed is one of choices, uniform, log_uniform"),
+        ({"axes": {"rate": {"key": "k", "uniform": [2, 1]}}, "points": 1}, "two rising numbers"),
+        ({"axes": {"rate": {"key": "k", "log_uniform": [0, 1]}}, "points": 1}, "two rising numbers"),
+        ({"axes": {"rate": {"choices": [1]}}}, "a key goes with a list"),
+        ({"axes": {"rate": {"key": "k", "choices": []}}}, "without a choice"),
+        ({"axes": {"rate": RATE | {"heads": ["weighed"]}}}, "for heads ('weighed',)"),
+        ({"question": None}, "missing 1 required positional argument: 'question'"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_study(write_study(tmp_path, **changes))
+    assert message in str(caught.value)
+
+
+def test_no_file_and_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_study(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(InputError, match=r"bad\.yaml cannot be read"):
+        read_study(tmp_path / "bad.yaml")
+
+
+def test_a_setting_inside_a_number_is_refused(tmp_path: Path) -> None:
+    study = read_study(write_study(tmp_path, settings={"seed_everything.deep": 1}))
+    with pytest.raises(InputError, match="seed_everything is 0 in the recipe"):
+        recipe_of(study, trials(study)[0], tmp_path)
+    study = read_study(write_study(tmp_path, settings={"model.loss.init_args.alpha": {"times": 2}}))
+    with pytest.raises(InputError, match="which is None in the recipe"):
+        recipe_of(study, trials(study)[0], tmp_path)

@@ -1,0 +1,147 @@
+"""Trials run once, whoever runs them; what is interrupted goes on; how each ended is recorded."""
+
+import fcntl
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from studies import write_study
+
+from ifir_lightning.errors import InputError
+from ifir_lightning.studies.answers import answer, as_csv
+from ifir_lightning.studies.page import study_page
+from ifir_lightning.studies.plan import Study, read_study, trials
+from ifir_lightning.studies.runner import paths, prepare, results, run
+
+STAND_IN = """
+import json, os, pathlib, sys, yaml
+recipe = yaml.safe_load(open(sys.argv[1]))
+run = pathlib.Path(recipe["trainer"]["default_root_dir"])
+(run / "followir/step-00000020").mkdir(parents=True, exist_ok=True)
+with open(run / "starts", "a") as starts:
+    starts.write("x")
+rate, seed = recipe["model"]["optimizer"]["learning_rate"], recipe["seed_everything"]
+if {fault}:
+    print("error: what a trial says at its end")
+    sys.exit({status})
+benchmark = dict.fromkeys(("p_mrr", "score_a", "score_b", "score_c"), 1000 * rate + seed)
+record = {{"step": 20, "benchmark": benchmark, "tasks": [{{"task": "t", "p_mrr": 1.0}}]}}
+(run / "followir/step-00000020/metrics.json").write_text(json.dumps(record))
+"""
+
+
+def stand_in(folder: Path, fault: str = "False", status: int = 1) -> tuple[str, ...]:
+    """A program that leaves what ``fit`` leaves."""
+    script = folder / "fit.py"
+    script.write_text(STAND_IN.format(fault=fault, status=status))
+    return (sys.executable, str(script))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return read_study(write_study(tmp_path))
+
+
+def starts(folder: Path, study: Study) -> list[int]:
+    files = [paths(folder, trial).run / "starts" for trial in trials(study)]
+    return [len(file.read_text()) if file.exists() else 0 for file in files]
+
+
+def test_every_trial_runs_once_and_a_second_start_runs_none(tmp_path: Path, study: Study) -> None:
+    folder, command = tmp_path / "out", stand_in(tmp_path)
+    listed = run(study, folder, jobs=3, command=command)
+    assert starts(folder, study) == [1] * 12
+    first = results(folder, listed)
+    assert len(first) == 12
+    assert {result["status"] for result in first} == {"finished"}
+    run(study, folder, jobs=3, command=command)
+    assert starts(folder, study) == [1] * 12
+    assert results(folder, listed) == first
+
+
+def test_a_trial_that_another_worker_has_is_left_to_it(tmp_path: Path, study: Study) -> None:
+    folder = tmp_path / "out"
+    listed = prepare(study, folder)
+    with paths(folder, listed[3]).lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(study, folder, command=stand_in(tmp_path))
+    assert starts(folder, study) == [1, 1, 1, 0] + [1] * 8
+    run(study, folder, command=stand_in(tmp_path))  # the other one died: its lock is free
+    assert starts(folder, study) == [1] * 12
+
+
+def test_a_failed_trial_is_recorded_and_not_repeated(tmp_path: Path, study: Study) -> None:
+    folder, command = tmp_path / "out", stand_in(tmp_path, fault="rate == 1e-2 and seed == 1")
+    listed = run(study, folder, command=command)
+    failed = [result for result in results(folder, listed) if result["status"] == "failed"]
+    assert [(result["head"], result["seed"]) for result in failed] == [("plain", 1), ("late", 1), ("late", 1)]
+    assert failed[0]["message"] == "error: what a trial says at its end"
+    content = answer(study, listed, results(folder, listed))
+    assert content["trials"] == {"planned": 12, "ended": 12, "finished": 9, "failed": 3, "diverged": 0}
+    assert content["sensitivity"]["plain"]["diverged_share"] == 0.25
+    run(study, folder, command=command)
+    assert starts(folder, study) == [1] * 12
+
+
+def test_a_mistake_of_the_recipe_ends_the_study_with_what_the_trial_says(tmp_path: Path, study: Study) -> None:
+    with pytest.raises(InputError, match=r"plain-000-seed0 does not start .what a trial says at its end.: see"):
+        run(study, tmp_path / "out", command=stand_in(tmp_path, fault="True", status=2))
+    assert results(tmp_path / "out", trials(study)) == []
+
+
+def test_a_killed_trial_is_continued_by_the_next_start(tmp_path: Path, study: Study) -> None:
+    folder = tmp_path / "out"
+    with pytest.raises(InputError, match=r"plain-000-seed0 was killed \(status 143\)"):
+        run(study, folder, command=stand_in(tmp_path, fault="True", status=143))
+    run(study, folder, command=stand_in(tmp_path))
+    assert starts(folder, study) == [2] + [1] * 11
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path: Path, study: Study) -> None:
+    prepare(study, tmp_path / "out")
+    other = read_study(write_study(tmp_path, budget=640))
+    with pytest.raises(InputError, match="was made from other settings than the study has now"):
+        prepare(other, tmp_path / "out")
+
+
+def test_the_answer_is_worked_by_hand(tmp_path: Path, study: Study) -> None:
+    """Every trial's p-MRR is 1000 rate + seed: 1 and 2 at the lower rate, 10 and 11 at the higher."""
+    folder = tmp_path / "out"
+    listed = run(study, folder, jobs=4, command=stand_in(tmp_path))
+    content = answer(study, listed, results(folder, listed))
+    means = {(point["head"], point["point"]): point["p_mrr"]["mean"] for point in content["points"]}
+    assert means == {("plain", 0): 1.5, ("plain", 2): 10.5, **{("late", n): (1.5, 10.5)[n // 2] for n in range(4)}}
+    assert [each["p_mrr"]["mean"] for each in content["differences"]] == [0.0, 0.0]
+    late = content["sensitivity"]["late"]["p_mrr"]
+    assert (late["best"], late["worst"], late["share_within_1"]) == (10.5, 1.5, 0.5)
+    assert late["importance"] == {"rate": pytest.approx(1.0), "width": pytest.approx(0.0)}
+    assert late["best_of"][0] == pytest.approx(6.0)
+    lines = as_csv(results(folder, listed)).splitlines()
+    assert lines[0].endswith("seconds,rate,width")
+    assert len(lines) == 13
+    page = study_page(content, list(study.heads), list(study.axes))
+    assert "12 of 12 trials have ended: 12 finished, 0 failed, 0 diverged" in page
+    assert "1.50 to 10.50" in page
+    assert "NaN" not in page
+
+
+@pytest.mark.parametrize("kind", ["data-demand", "negatives", "distillation", "training-length"])
+def test_every_kind_of_study_has_a_page(tmp_path: Path, kind: str) -> None:
+    axes = {"size": {"key": "model.optimizer.learning_rate", "choices": [0.001, 0.002, 0.004, 0.008]}}
+    study = read_study(write_study(tmp_path, kind=kind, axes=axes))
+    listed = run(study, tmp_path / "out", jobs=4, command=stand_in(tmp_path))
+    content = answer(study, listed, results(tmp_path / "out", listed))
+    assert json.loads(json.dumps(content)) == content
+    page = study_page(content, list(study.heads), list(study.axes))
+    assert page.count("<svg") == 2
+    if kind == "data-demand":
+        assert content["data_demand"]["goal_p_mrr"] == 8.5
+        assert content["data_demand"]["heads"]["plain"]["size_for_goal"] == pytest.approx(0.008, rel=0.5)
+
+
+def test_a_trials_recipe_is_a_whole_one(tmp_path: Path, study: Study) -> None:
+    listed = prepare(study, tmp_path / "out")
+    recipe = yaml.safe_load(paths(tmp_path / "out", listed[0]).recipe.read_text())
+    assert set(recipe) == {"seed_everything", "model", "data", "trainer"}
