@@ -2,13 +2,12 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -16,9 +15,13 @@ from ifir_lightning import distributed
 from ifir_lightning.benchmarks.names import named_task
 from ifir_lightning.benchmarks.task import RankingTask, mean_metrics
 from ifir_lightning.callbacks.curves import draw_curves
+from ifir_lightning.callbacks.observer import ValidationObserver
+from ifir_lightning.callbacks.progress import console
+from ifir_lightning.data.evalset import Task
 from ifir_lightning.errors import InputError
 from ifir_lightning.metrics import Metrics, Run
 from ifir_lightning.module import RetrieverModule
+from ifir_lightning.reranking import Encoded
 from ifir_lightning.search import run_task
 from ifir_lightning.trec import write_run
 from ifir_lightning.truncation import audit_queries
@@ -53,11 +56,14 @@ class FollowIRValidation(Callback):
             raise InputError(f"followir.max_tokens is {max_tokens}; allowed is 1 or more, e.g. 16384: raise it")
         self.paths, self.max_tokens = tasks, max_tokens
         self.tasks: list[RankingTask] = []
+        self.observers: list[ValidationObserver] = []
         self._audited: set[str] = set()
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == TrainerFn.PREDICTING:
             return
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        self.observers = [each for each in callbacks if isinstance(each, ValidationObserver)]
         self.tasks = self.tasks or [named_task(path) for path in self.paths]
         names = [(task.benchmark, task.name) for task in self.tasks]
         if repeated := [name for name in names if names.count(name) > 1]:
@@ -95,9 +101,11 @@ class FollowIRValidation(Callback):
             folder = _output_folder(trainer, name)
             results = [self._run(trainer, module, task, folder) for task in tasks]
             means = mean_metrics(tasks[0].headline, results)
+            if isinstance(tasks[0], Task):
+                logged |= self._observed(trainer, module, folder)
             if trainer.is_global_zero:
                 _report(trainer, folder, results, means)
-                _console(trainer).print(_table(tasks, results, means, folder.name))
+                console(trainer).print(_table(tasks, results, means, folder.name))
             logged |= _logger_names(name, results, means)
         return logged
 
@@ -111,11 +119,27 @@ class FollowIRValidation(Callback):
         return metrics | {"truncated_query_tokens": 100 * query_cut, "truncated_passage_tokens": 100 * passage_cut}
 
     def _rank(self, trainer: Trainer, module: RetrieverModule, task: RankingTask) -> tuple[Run, float]:
-        with Progress(console=_console(trainer), transient=True, disable=not trainer.is_global_zero) as progress:
+        observers = self.observers if isinstance(task, Task) else []
+
+        def observe(encoded: Encoded) -> None:
+            for observer in observers:
+                observer.observe(encoded)
+
+        if isinstance(task, Task):
+            for observer in observers:
+                observer.begin_task(task, module)
+        with Progress(console=console(trainer), transient=True, disable=not trainer.is_global_zero) as progress:
             bar = progress.add_task(f"ranking {task.name}", total=len(task.passages) / distributed.world_size())
-            return run_task(
-                module.retriever, task, self.max_tokens, lambda num_passages: progress.advance(bar, num_passages)
-            )
+            advance = partial(progress.advance, bar)
+            ranked = run_task(module.retriever, task, self.max_tokens, advance, observe)
+        for observer in observers:
+            observer.end_task()
+        return ranked
+
+    def _observed(self, trainer: Trainer, module: RetrieverModule, folder: Path) -> dict[str, float]:
+        with trainer.precision_plugin.forward_context():
+            found = [observer.finish(trainer, module, folder) for observer in self.observers]
+        return {name: value for figures in found for name, value in figures.items()}
 
     def _audit(self, module: RetrieverModule, task: RankingTask) -> float:
         """Share of query tokens that the limit cut; the first time, a warning if that costs instructions."""
@@ -133,14 +157,6 @@ def _output_folder(trainer: Trainer, benchmark: str) -> Path:
     folder = Path(trainer.default_root_dir) / benchmark / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _console(trainer: Trainer) -> Console:
-    """The console of the progress bar, which keeps what is printed apart from the bar."""
-    bar = trainer.progress_bar_callback
-    if isinstance(bar, RichProgressBar) and bar.progress is not None:
-        return bar.progress.console
-    return Console()
 
 
 def _report(trainer: Trainer, folder: Path, results: list[Metrics], means: dict[str, float]) -> None:
