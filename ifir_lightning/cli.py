@@ -21,6 +21,7 @@ from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.callbacks.prediction import TrecPrediction
 from ifir_lightning.commands.evaluate import evaluate
+from ifir_lightning.commands.explain import explain
 from ifir_lightning.commands.export import export
 from ifir_lightning.commands.synthesize import synthesize
 from ifir_lightning.data.datamodule import PromptrieverData
@@ -29,7 +30,12 @@ from ifir_lightning.module import RetrieverModule
 
 _log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-COMMANDS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "export": export, "synthesize": synthesize}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "evaluate": evaluate,
+    "explain": explain,
+    "export": export,
+    "synthesize": synthesize,
+}
 USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
 
   fit         train, with the FollowIR benchmark at every validation
@@ -37,6 +43,7 @@ USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
   test        the same, as Lightning's test
   predict     rank candidates and write a TREC run
   evaluate    p-MRR and Scores of a TREC run, whoever made it
+  explain     why passages of a query move when its instruction changes, token by token
   export      write a model for PyLate and sentence-transformers, or onto the hub
   synthesize  write the quickstart's instruction world in the published layouts
 """
@@ -138,13 +145,17 @@ def main() -> None:
 
 
 def _run(command: str, arguments: list[str]) -> None:
-    """Call one of our commands: its parameters are its options, a bool is a flag."""
+    """Call one of our commands: its parameters are its options, a bool is a flag, a tuple takes several words."""
     function = COMMANDS[command]
-    flags = {name for name, parameter in signature(function).parameters.items() if parameter.annotation is bool}
+    parameters = signature(function).parameters
+    flags = {name for name, parameter in parameters.items() if parameter.annotation is bool}
+    several = {name for name, parameter in parameters.items() if parameter.annotation == tuple[str, ...]}
     parser = ArgumentParser(prog=f"python -m ifir_lightning {command}")
-    parser.add_function_arguments(function, skip=set(flags))
+    parser.add_function_arguments(function, skip={*flags, *several})
     for flag in sorted(flags):
         parser.add_argument(f"--{flag}", action="store_true")
+    for name in several:
+        parser.add_argument(f"--{name}", nargs="+", type=str, default=())
     function(**vars(parser.parse_args([_underscored(argument) for argument in arguments])))
 
 
