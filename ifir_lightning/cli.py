@@ -21,6 +21,7 @@ from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.callbacks.prediction import TrecPrediction
 from ifir_lightning.commands.evaluate import evaluate
+from ifir_lightning.commands.explain import explain
 from ifir_lightning.commands.export import export
 from ifir_lightning.commands.study import study
 from ifir_lightning.commands.synthesize import synthesize
@@ -32,6 +33,7 @@ _log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
+    "explain": explain,
     "export": export,
     "study": study,
     "synthesize": synthesize,
@@ -43,6 +45,7 @@ USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
   test        the same, as Lightning's test
   predict     rank candidates and write a TREC run
   evaluate    p-MRR and Scores of a TREC run, whoever made it
+  explain     why passages of a query move when its instruction changes, token by token
   export      write a model for PyLate and sentence-transformers, or onto the hub
   study       many trainings that answer one question, and their report
   synthesize  write the quickstart's instruction world in the published layouts
@@ -145,15 +148,21 @@ def main() -> None:
 
 
 def _run(command: str, arguments: list[str]) -> None:
-    """Call one of our commands: its parameters are its options, a bool is a flag, ``*names`` take what has no --."""
+    """Call one of our commands: its parameters are its options.
+
+    A bool is a flag, a tuple takes several words, ``*names`` take what has no --.
+    """
     function = COMMANDS[command]
     parameters = signature(function).parameters
     flags = {name for name, parameter in parameters.items() if parameter.annotation is bool}
+    several = {name for name, parameter in parameters.items() if parameter.annotation == tuple[str, ...]}
     listed = [name for name, parameter in parameters.items() if parameter.kind is Parameter.VAR_POSITIONAL]
     parser = ArgumentParser(prog=f"python -m ifir_lightning {command}")
-    parser.add_function_arguments(function, skip={*flags, *listed})
+    parser.add_function_arguments(function, skip={*flags, *several, *listed})
     for flag in sorted(flags):
         parser.add_argument(f"--{flag}", action="store_true")
+    for name in several:
+        parser.add_argument(f"--{name}", nargs="+", type=str, default=())
     for name in listed:
         parser.add_argument(name, nargs="+", type=str)
     options = vars(parser.parse_args([_underscored(argument) for argument in arguments]))
