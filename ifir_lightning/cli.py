@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.callbacks.prediction import TrecPrediction
+from ifir_lightning.commands.compare import compare
 from ifir_lightning.commands.evaluate import evaluate
 from ifir_lightning.commands.explain import explain
 from ifir_lightning.commands.export import export
@@ -32,6 +33,7 @@ from ifir_lightning.module import RetrieverModule
 _log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Callable[..., None]] = {
+    "compare": compare,
     "evaluate": evaluate,
     "explain": explain,
     "export": export,
@@ -46,6 +48,7 @@ USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
   predict     rank candidates and write a TREC run
   evaluate    p-MRR and Scores of a TREC run, whoever made it
   explain     why passages of a query move when its instruction changes, token by token
+  compare     runs side by side: intervals, paired tests, curves, one HTML file
   export      write a model for PyLate and sentence-transformers, or onto the hub
   study       many trainings that answer one question, and their report
   synthesize  write the quickstart's instruction world in the published layouts
@@ -81,8 +84,13 @@ class RetrieverCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_instantiate_classes(self) -> None:
-        """Only ``fit`` writes config.yaml, and what can be checked before weights are loaded is checked."""
-        if self.subcommand != "fit":
+        """``fit`` writes config.yaml, ``validate`` its own beside its results; what can be checked is checked."""
+        if self.subcommand == "validate":
+            self.save_config_kwargs["config_filename"] = "followir/validate/config.yaml"
+            folder = self._get(self.config_init, "trainer")["default_root_dir"]
+            if folder is not None:  # else refused when the trainer is made
+                Path(folder, "followir", "validate").mkdir(parents=True, exist_ok=True)
+        elif self.subcommand != "fit":
             self.save_config_callback = None
         checkpoint = self._get(self.config, "ckpt_path")
         if checkpoint not in (None, "best", "last", "hpc") and not Path(checkpoint).exists():

@@ -29,6 +29,19 @@ th, td { padding: .35rem .7rem; text-align: left; vertical-align: top; border-bo
 th { background: var(--shade); font-weight: 600; } th.n, td.n { text-align: right; white-space: nowrap; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
 figure { margin: 0; } figure svg { width: 100%; height: auto; } figcaption { color: var(--soft); font-size: .85rem; }
+.summary { padding: .8rem 1rem .8rem 1.8rem; background: var(--shade); border-radius: .5rem; }
+.summary li:first-child { font-weight: 650; }
+.warning { background: var(--alarm); padding: .5rem 1rem; border-radius: .5rem; overflow-wrap: anywhere; }
+td.n small { display: block; color: var(--soft); font-size: .8rem; }
+tr.mean td { font-weight: 650; } tr.mean td small { font-weight: 400; }
+tr.task td:first-child { padding-left: 1.5rem; color: var(--soft); }
+tr.task td:first-child, tr.mean td:first-child { min-width: 7rem; }
+td.described { min-width: 15rem; } td.key { font-family: ui-monospace, monospace; font-size: .8rem; }
+details { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .9rem; margin: .6rem 0; }
+summary { cursor: pointer; font-weight: 600; }
+.query { border-top: 1px solid var(--line); margin-top: .8rem; padding-top: .5rem; }
+.query p { margin: .3rem 0; overflow-wrap: anywhere; } .query td { min-width: 7rem; }
+.query td:first-child { min-width: 13rem; max-width: 34rem; }
 </style>
 </head>
 <body>

@@ -71,6 +71,7 @@ def test_validate_reproduces_the_last_validation_of_fit(trained: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     assert "p-MRR" in done.stdout
     found = json.loads((tmp_path / "followir" / "validate" / "metrics.json").read_text())
+    assert (tmp_path / "followir" / "validate" / "config.yaml").is_file()
     expected = json.loads((trained / "followir" / f"step-{step}" / "metrics.json").read_text())
     assert found["benchmark"] == pytest.approx(expected["benchmark"], abs=1e-6)
 

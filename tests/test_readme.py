@@ -44,7 +44,7 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path) -> None:
         words = shlex.split(line.split("&&")[-1].replace("runs/quickstart", str(folder)))
         if "ifir_lightning" not in words:
             continue
-        arguments = [str(tmp_path / word) if word.endswith(".trec") else word for word in words]
+        arguments = [str(tmp_path / word) if word.endswith((".trec", ".html")) else word for word in words]
         arguments = arguments[arguments.index("ifir_lightning") + 1 :]
         if arguments[0] == "fit":
             max_steps = 4 if "--ckpt_path" in arguments else 2
@@ -57,6 +57,7 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     assert (folder / "followir" / "step-00000004" / "metrics.json").exists()
     assert (tmp_path / "food.trec").exists()
+    assert (tmp_path / "report.html").exists()
     assert "1 of 1 trials have ended: 1 finished" in (tmp_path / "study" / "report.html").read_text()
     assert (tmp_path / "quickstart-model" / "modules.json").exists()
     scope = run_example("load_retriever", **{"runs/quickstart": str(folder)})
@@ -83,7 +84,7 @@ def test_the_file_tree_lists_every_module() -> None:
     tree = next(text for kind, text in BLOCKS if text.startswith("ifir_lightning/\n"))
     listed = set(re.findall(r"(\w+\.py)", tree.split("\nconfigs/")[0]))
     present = {path.name for path in (ROOT / "ifir_lightning").rglob("*.py")} - {"__init__.py", "__main__.py"}
-    assert listed == present - {"evaluate.py", "study.py", "synthesize.py"}
+    assert listed == present - {"compare.py", "evaluate.py", "study.py", "synthesize.py"}
 
 
 def test_the_loss_of_the_example_runs() -> None:

@@ -1,0 +1,51 @@
+"""The command ``compare``: runs side by side, with intervals, and a report to look at."""
+
+import sys
+from json import dumps
+from pathlib import Path
+
+from rich.console import Console
+
+from ifir_lightning.comparison.page import comparison_page
+from ifir_lightning.comparison.report import build_report
+from ifir_lightning.comparison.run_folders import Which, read_run_folder
+from ifir_lightning.comparison.terminal import print_report
+from ifir_lightning.errors import InputError
+from ifir_lightning.page import write_whole
+
+
+def compare(
+    *runs: str, output: str | None = None, validation: Which = "last", num_queries: int = 5, json: bool = False
+) -> None:
+    """Compare run folders: p-MRR and Scores with 95% intervals, paired tests, curves, settings, queries.
+
+    Args:
+        runs: run folders; those that differ in seed and folder only are seeds of one recipe.
+        output: also write the report with its pictures as this one HTML file.
+        validation: which validation of each run: the last, or the best by p-MRR.
+        num_queries: gains, and losses, to list for each pair.
+        json: print one JSON object instead of the tables.
+    """
+    if num_queries < 1:
+        raise InputError(f"--num_queries is {num_queries}; allowed is 1 or more, e.g. 5: raise it")
+    folders = [Path(run) for run in runs]
+    resolved = [folder.resolve() for folder in folders]
+    if repeated := next((folder for folder in folders if resolved.count(folder.resolve()) > 1), None):
+        raise InputError(f"{repeated} is named more than once; allowed is every run once: leave it out")
+    _check_output(output)
+    report = build_report([read_run_folder(folder, validation) for folder in folders], validation, num_queries)
+    if output:
+        write_whole(Path(output), comparison_page(report))
+        sys.stderr.write(f"wrote {output}\n")
+    if json:
+        sys.stdout.write(dumps(report, indent=2, allow_nan=False) + "\n")
+    else:
+        print_report(report, Console())
+
+
+def _check_output(output: str | None) -> None:
+    if output and (Path(output).is_dir() or not Path(output).absolute().parent.is_dir()):
+        raise InputError(
+            f"--output {output} is a folder or lies in none that exists; allowed is a file in an existing folder, e.g. "
+            "report.html: choose another"
+        )

@@ -1,0 +1,1 @@
+"""What the command ``compare`` does: run folders -> recipes -> numbers with intervals -> terminal, JSON, HTML."""

@@ -1,0 +1,227 @@
+"""compare: its numbers are those of the run files, its recipes those of the config files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pytest
+from run_folders import STEPS, head, write_run_folder
+from small import write_task
+
+from ifir_lightning.bootstrap import bootstrap
+from ifir_lightning.commands.compare import compare
+from ifir_lightning.data.evalset import load_task
+from ifir_lightning.metrics import p_mrr, rank_change, ranks
+from ifir_lightning.trec import read_run
+
+LATE = head("TokenProjection", "MaxSim")
+Compare = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks; a late-interaction recipe with two seeds, a bi-encoder with one, and an untrained one."""
+    folder = tmp_path_factory.mktemp("world")
+    tasks = [write_task(folder / name, name, num_queries) for name, num_queries in (("travel", 5), ("food", 8))]
+    for seed in (0, 1):
+        write_run_folder(folder / f"late-{seed}", tasks, seed, 3, settings=LATE)
+    write_run_folder(folder / "bi", tasks, 2, 1)
+    write_run_folder(folder / "untrained", tasks, 3, steps=None)
+    return folder
+
+
+@pytest.fixture
+def numbers(world: Path, capsys: pytest.CaptureFixture[str]) -> Compare:
+    """The JSON of a comparison of folders of the world."""
+
+    def run(*names: str, **options: Any) -> dict[str, Any]:
+        capsys.readouterr()
+        compare(*(str(world / name) for name in names), json=True, **options)
+        return dict(json.loads(capsys.readouterr().out))
+
+    return run
+
+
+def recorded(folder: Path, step: int = STEPS[-1]) -> dict[str, Any]:
+    return dict(json.loads((folder / "followir" / f"step-{step:08d}" / "metrics.json").read_text()))
+
+
+def by_name(report: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = [recipe for recipe in report["recipes"] if recipe["name"] == name]
+    return dict(found)
+
+
+def test_values_are_the_recorded_ones_averaged_over_seeds(numbers: Compare, world: Path) -> None:
+    report = numbers("late-0", "late-1", "bi")
+    late, bi = by_name(report, "late"), by_name(report, "bi")
+    seeds = [recorded(world / f"late-{seed}") for seed in (0, 1)]
+    alone = recorded(world / "bi")
+    for key in ("p_mrr", "score_a", "score_b", "score_c"):
+        assert late["results"]["mean"][key]["value"] == pytest.approx(fmean(s["benchmark"][key] for s in seeds))
+        assert bi["results"]["mean"][key]["value"] == pytest.approx(alone["benchmark"][key])
+        for index, task in enumerate(("travel", "food")):
+            expected = fmean(seed["tasks"][index][key] for seed in seeds)
+            assert late["results"][task][key]["value"] == pytest.approx(expected)
+    assert [run["p_mrr"] for run in late["runs"]] == pytest.approx([seed["benchmark"]["p_mrr"] for seed in seeds])
+    assert [recipe["name"] for recipe in report["recipes"]] == ["late", "bi"]  # by p-MRR
+    assert report["summary"][0].startswith("late follows instructions best: p-MRR +")
+
+
+def test_intervals_and_p_values_are_the_bootstrap_of_the_run_files(numbers: Compare, world: Path) -> None:
+    report = numbers("late-0", "late-1", "bi")
+    columns = []
+    for name in ("travel", "food"):
+        task = load_task(str(world / name))
+        values = {}
+        for run in ("late-0", "late-1", "bi"):
+            scores = read_run(world / run / "followir" / "step-00000020" / f"{name}.trec")
+            values[run] = 100 * np.array(list(p_mrr(scores, task.changed).per_query.values()))
+        late = (values["late-0"] + values["late-1"]) / 2
+        columns.append(np.stack([late, values["bi"], late - values["bi"]], axis=1))
+    found = bootstrap(columns, np.array([-100, -100, -200]), np.array([100, 100, 200]))
+    (pair,) = report["pairs"]
+    assert (pair["first"], pair["second"]) == ("late", "bi")
+    shown = [recipe["results"]["mean"]["p_mrr"] for recipe in report["recipes"]] + [pair["results"]["mean"]["p_mrr"]]
+    assert [numbers["low"] for numbers in shown] == pytest.approx(found.lows.tolist())
+    assert [numbers["high"] for numbers in shown] == pytest.approx(found.highs.tolist())
+    assert pair["results"]["mean"]["p_mrr"]["p_value"] == pytest.approx(found.p_values[2])
+    assert pair["results"]["mean"]["p_mrr"]["difference"] == pytest.approx(found.values[2])
+
+
+def test_the_range_over_pairs_of_seeds(numbers: Compare, world: Path) -> None:
+    (pair,) = numbers("late-0", "late-1", "bi")["pairs"]
+    late = [recorded(world / f"late-{seed}")["benchmark"]["score_b"] for seed in (0, 1)]
+    bi = recorded(world / "bi")["benchmark"]["score_b"]
+    assert pair["seed_pairs"]["score_b"] == pytest.approx({"low": min(late) - bi, "high": max(late) - bi})
+
+
+def test_last_and_best_validation(numbers: Compare, world: Path) -> None:
+    values = {step: recorded(world / "late-0", step)["benchmark"]["p_mrr"] for step in STEPS}
+    best = max(values, key=lambda step: values[step])
+    for validation, step in (("last", STEPS[-1]), ("best", best)):
+        report = numbers("late-0", validation=validation)
+        (run,) = report["recipes"][0]["runs"]
+        assert (run["step"], run["p_mrr"]) == (step, pytest.approx(values[step]))
+        assert report["validation"] == validation
+    assert numbers("bi", validation="best")["recipes"][0]["runs"][0]["p_mrr"] == max(
+        recorded(world / "bi", step)["benchmark"]["p_mrr"] for step in STEPS
+    )
+
+
+def test_curves_are_the_validations_with_a_band_over_seeds(numbers: Compare, world: Path) -> None:
+    curves = {curve["recipe"]: curve for curve in numbers("late-0", "late-1", "bi")["curves"]}
+    values = [[recorded(world / f"late-{seed}", step)["benchmark"]["score_b"] for seed in (0, 1)] for step in STEPS]
+    assert curves["late"]["steps"] == list(STEPS)
+    assert curves["late"]["queries_seen"] == [0, 160, 320]  # 8 queries x 2 accumulated batches a step
+    for name, over_seeds in (("mean", fmean), ("low", min), ("high", max)):
+        assert curves["late"]["score_b"][name] == pytest.approx([over_seeds(value) for value in values])
+    assert curves["bi"]["p_mrr"]["low"] == curves["bi"]["p_mrr"]["high"]
+
+
+def test_what_differs_is_listed_and_a_second_change_warned_of(world: Path, numbers: Compare, tmp_path: Path) -> None:
+    report = numbers("late-0", "bi")
+    assert {key: set(values) for key, values in report["settings"].items()} == {
+        f"model.{part}.class_path": {f"ifir_lightning.models.{module}.{name}" for name in names}
+        for part, module, names in (
+            ("pooling", "pooling", ("TokenProjection", "MeanPooling")),
+            ("scorer", "scoring", ("MaxSim", "Cosine")),
+        )
+    }
+    assert report["warnings"] == []
+    tasks = [str(world / name) for name in ("travel", "food")]
+    other = write_run_folder(tmp_path / "other", tasks, settings=LATE | {"data": {"global_batch_size": 4}})
+    report = numbers("bi", str(other))
+    assert report["settings"]["data.global_batch_size"] in ([8, 4], [4, 8])
+    (warning,) = report["warnings"]
+    assert warning.endswith("differ in more than pooling and scorer: data.global_batch_size")
+
+
+def test_an_untrained_model_is_a_run(numbers: Compare) -> None:
+    report = numbers("late-0", "untrained")
+    untrained = by_name(report, "untrained")
+    assert untrained["initialisation"] == "random (modernbert, 2 layers of 32), not trained"
+    assert untrained["paradigm"] == "bi-encoder (MeanPooling, Cosine)"
+    assert by_name(report, "late-0")["paradigm"] == "late interaction (TokenProjection, MaxSim)"
+    assert untrained["runs"][0]["step"] == 0
+
+
+def test_other_benchmarks_of_a_recipe_are_left_out(numbers: Compare, world: Path, tmp_path: Path) -> None:
+    tasks = [str(world / name) for name in ("travel", "food")]
+    named = {"followir": {"tasks": [f"followir:{tasks[0]}", "beir:not/read", tasks[1]]}}
+    other = write_run_folder(tmp_path / "other", tasks, settings=named)
+    assert [task["name"] for task in numbers(str(other))["tasks"]] == ["travel", "food"]
+
+
+def test_runs_that_stopped_early_or_share_a_seed_are_warned_of(numbers: Compare, world: Path, tmp_path: Path) -> None:
+    tasks = [str(world / name) for name in ("travel", "food")]
+    write_run_folder(tmp_path / "late-7", tasks, 0, 3, steps=STEPS[:2], settings=LATE)
+    report = numbers("late-0", str(tmp_path / "late-7"))
+    assert [recipe["name"] for recipe in report["recipes"]] == ["late"]
+    assert any("late has seeds [0, 0]" in warning for warning in report["warnings"])
+    assert any("different steps" in warning and "late-7 10" in warning for warning in report["warnings"])
+    assert report["curves"][0]["steps"] == [0, 10]
+
+
+def test_gains_and_losses_equal_a_loop(numbers: Compare, world: Path) -> None:
+    """Of every query the difference, sorted; of its passages the ranks, averaged over seeds."""
+    report = numbers("late-0", "late-1", "bi", num_queries=3)
+    runs, expected = {}, {}
+    for name in ("travel", "food"):
+        task = load_task(str(world / name))
+        for run in ("late-0", "late-1", "bi"):
+            runs[run, name] = read_run(world / run / "followir" / "step-00000020" / f"{name}.trec")
+        values = {run: p_mrr(runs[run, name], task.changed).per_query for run in ("late-0", "late-1", "bi")}
+        for base in task.base_ids:
+            late = (values["late-0"][base] + values["late-1"][base]) / 2
+            expected[name, base] = 100 * (late - values["bi"][base])
+    ordered = sorted(expected, key=lambda key: expected[key])
+    queries = report["pairs"][0]["queries"]
+    assert [(e["task"], e["query_id"]) for e in queries["gains"]] == ordered[::-1][:3]
+    losses = [key for key in ordered[:3] if expected[key] < 0]
+    assert [(e["task"], e["query_id"]) for e in queries["losses"]] == losses
+    for entry in (*queries["gains"], *queries["losses"]):
+        task = load_task(str(world / entry["task"]))
+        base = entry["query_id"]
+        assert entry["difference"] == pytest.approx(expected[entry["task"], base])
+        assert entry["query"] == task.queries[f"{base}-og"]
+        assert entry["changed_instruction"] == task.instructions[f"{base}-changed"]
+        shares = {}
+        for doc_id in task.changed[base]:
+            pairs = [
+                [ranks(runs[run, entry["task"]][base + end])[doc_id] for end in ("-og", "-changed")]
+                for run in ("late-0", "late-1", "bi")
+            ]
+            late = (rank_change(*pairs[0]) + rank_change(*pairs[1])) / 2
+            averaged = [fmean(pair[i] for pair in pairs[:2]) for i in (0, 1)]
+            shares[doc_id] = (abs(late - rank_change(*pairs[2])), [averaged, pairs[2]])
+        best = sorted(shares, key=lambda doc_id: -shares[doc_id][0])[:3]
+        assert {passage["passage_id"] for passage in entry["passages"]} == set(best)
+        for passage in entry["passages"]:
+            assert passage["ranks"] == shares[passage["passage_id"]][1]
+            assert task.passages[passage["passage_id"]].text[:40] in passage["text"]
+
+
+def test_one_run_alone(numbers: Compare) -> None:
+    report = numbers("late-0")
+    assert report["pairs"] == []
+    assert report["settings"] == {}
+    assert report["summary"][0].startswith("late-0 stands alone: p-MRR")
+    highest = [entry["p_mrr"][0] for entry in report["queries"]["gains"]]
+    assert highest
+    assert highest == sorted(highest, reverse=True)
+
+
+def test_the_terminal_shows_p_mrr_with_scores(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compare(*(str(world / name) for name in ("late-0", "late-1", "bi")))
+    shown = capsys.readouterr().out
+    compare(*(str(world / name) for name in ("late-0", "late-1", "bi")), json=True)
+    report = json.loads(capsys.readouterr().out)
+    for recipe in report["recipes"]:
+        for result in recipe["results"].values():
+            assert f"{result['p_mrr']['value']:+.2f}" in shown
+            assert f"{result['score_b']['value']:.2f}" in shown
+    for words in ("p-MRR", "Score B", "Score A", "Score C", "Settings that differ", "Paired bootstrap"):
+        assert words in shown
