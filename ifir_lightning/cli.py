@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import transformers
@@ -27,6 +27,7 @@ from ifir_lightning.commands.synthesize import synthesize
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
 from ifir_lightning.module import RetrieverModule
+from ifir_lightning.security import PLUGINS, check_checkpoint, refusal, restrict_imports
 
 _log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
@@ -49,6 +50,16 @@ USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
 """
 
 
+class RecipeParser(LightningArgumentParser):
+    """Says in one line that a recipe asked for code."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        refused = refusal(message, os.environ.get(PLUGINS, ""))
+        if refused and self.exit_on_error:  # else it is one of jsonargparse's parsers within this one
+            raise InputError(refused) from ex
+        super().error(message, ex)
+
+
 class RetrieverCLI(LightningCLI):
     """LightningCLI whose run folder is ``trainer.default_root_dir``: logs, checkpoints and pictures lie in it."""
 
@@ -59,12 +70,16 @@ class RetrieverCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.set_defaults({"weights_only": True})
         if subcommand == "predict":
             self._subcommand_method_arguments[subcommand] += parser.add_class_arguments(TrecPrediction)
             parser.set_defaults({"return_predictions": False})
         elif subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # FollowIRValidation prints a table of its own
         return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would merge the file's hyper-parameters over the command line."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = self._get(self.config_init, "trainer")["default_root_dir"]
@@ -81,9 +96,11 @@ class RetrieverCLI(LightningCLI):
         """Only ``fit`` writes config.yaml, and what can be checked before weights are loaded is checked."""
         if self.subcommand != "fit":
             self.save_config_callback = None
+        if self._get(self.config, "weights_only") is False:
+            raise InputError("weights_only is false; allowed is true, since a pickle could run code: leave it out")
         checkpoint = self._get(self.config, "ckpt_path")
-        if checkpoint not in (None, "best", "last", "hpc") and not Path(checkpoint).exists():
-            raise InputError(f"ckpt_path {checkpoint}: no such file; allowed is a .ckpt file: check --ckpt_path")
+        if checkpoint not in (None, "best", "last", "hpc"):
+            check_checkpoint(str(checkpoint))
 
     def before_fit(self) -> None:
         """Refuse to mix two runs in one folder."""
@@ -120,9 +137,11 @@ def main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     try:
         if command in TRAINER_COMMANDS:
+            restrict_imports(os.environ.get(PLUGINS, ""))
             RetrieverCLI(
                 RetrieverModule,
                 PromptrieverData,
+                parser_class=RecipeParser,
                 save_config_kwargs={"overwrite": True},
                 parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
                 seed_everything_default=0,
