@@ -27,7 +27,7 @@ from ifir_lightning.commands.synthesize import synthesize
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
 from ifir_lightning.module import RetrieverModule
-from ifir_lightning.security import PLUGINS, check_checkpoint, refusal, restrict_imports
+from ifir_lightning.security import check_checkpoint, refusal, restrict_imports
 
 _log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
@@ -54,7 +54,7 @@ class RecipeParser(LightningArgumentParser):
     """Says in one line that a recipe asked for code."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        refused = refusal(message, os.environ.get(PLUGINS, ""))
+        refused = refusal(message)
         if refused and self.exit_on_error:  # else it is one of jsonargparse's parsers within this one
             raise InputError(refused) from ex
         super().error(message, ex)
@@ -137,7 +137,7 @@ def main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     try:
         if command in TRAINER_COMMANDS:
-            restrict_imports(os.environ.get(PLUGINS, ""))
+            restrict_imports()
             RetrieverCLI(
                 RetrieverModule,
                 PromptrieverData,

@@ -11,11 +11,10 @@ from jsonargparse import set_parsing_settings
 
 from ifir_lightning.errors import InputError, reason
 from ifir_lightning.models.files import read_weights
+from ifir_lightning.plugins import VARIABLE, plugins
 
 ALLOWED = ("ifir_lightning", "lightning.pytorch", "torch.optim")
 """Packages whose classes a ``class_path`` may name."""
-PLUGINS = "IFIR_PLUGINS"
-"""Environment variable: further packages, separated by commas."""
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _TAG = re.compile(r"constructor for the tag 'tag:yaml.org,2002:([^']+)'")
 _METADATA = {
@@ -39,40 +38,36 @@ _VALUE = "BytesStorageMetadata"
 """Of something in a shard that is no tensor."""
 
 
-def restrict_imports(plugins: str) -> None:
-    """Let a ``class_path``, in YAML or on the command line, name classes of ours, torch.optim and Lightning only.
+def restrict_imports() -> None:
+    """Let a ``class_path``, in YAML or on the command line, name classes of ours, torch.optim, Lightning and plug-ins.
 
     Where a name leads is what counts: ``ifir_lightning.cli.os.system`` is ``os.system``. Nor are recipes read from
     URLs. It holds for the process.
 
-    Args:
-        plugins: Packages that the user allows besides, separated by commas.
-
     Raises:
-        InputError: One of them is no name of a package, or would change these very rules.
+        InputError: A plug-in is no name of a package, or would change these very rules.
     """
-    allowed = [*ALLOWED, *(name.strip() for name in plugins.split(",") if name.strip())]
     try:
         set_parsing_settings(
             import_path_denylist=["*"],
-            import_path_allowlist=allowed,
+            import_path_allowlist=[*ALLOWED, *plugins()],
             instantiate_subclass_spec_in_any=False,
             config_read_mode_fsspec_enabled=False,
         )
     except ValueError as error:
         raise InputError(
-            f"{PLUGINS} is {plugins!r}; allowed are names of packages, separated by commas "
+            f"{VARIABLE} is {','.join(plugins())}; allowed are names of packages, separated by commas "
             f"({reason(error)}): set it to e.g. my_package,other.module"
         ) from error
 
 
-def refusal(message: str, plugins: str) -> str | None:
+def refusal(message: str) -> str | None:
     """jsonargparse's message in one line of ours, if it says that a recipe asked for code."""
     if denied := _DENIED.search(message):
         return (
             f"class_path {denied[1]} may not be imported; allowed are {', '.join(ALLOWED)} and the packages named in "
-            f"{PLUGINS} ({plugins or 'none now'}): name a class of these, or, for code that you trust, set "
-            f"{PLUGINS}=PACKAGE"
+            f"{VARIABLE} ({', '.join(plugins()) or 'none now'}): name a class of these, or, for code that you trust, "
+            f"set {VARIABLE}=PACKAGE"
         )
     if tag := _TAG.search(message):
         return f"a recipe has the YAML tag !!{tag[1]}, which could run code; allowed is plain YAML: take the tag out"

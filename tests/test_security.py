@@ -21,8 +21,9 @@ from small import QUICK
 from terminal import ROOT, Terminal
 
 from ifir_lightning.errors import InputError
+from ifir_lightning.plugins import is_plugin
 from ifir_lightning.retriever import load_retriever
-from ifir_lightning.security import check_checkpoint, refusal, restrict_imports
+from ifir_lightning.security import check_checkpoint, refusal
 
 
 class Payload:
@@ -131,16 +132,42 @@ def test_a_plug_in_is_allowed_by_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("plugins", ["*", "my-package", "jsonargparse", "ok,../up"])
-def test_names_of_plug_ins_that_are_refused(plugins: str) -> None:
-    with pytest.raises(InputError, match=r"IFIR_PLUGINS is .*allowed are names of packages"):
-        restrict_imports(plugins)
+def test_names_of_plug_ins_that_are_refused(plugins: str, terminal: Terminal) -> None:
+    terminal.monkeypatch.setenv("IFIR_PLUGINS", plugins)
+    line = terminal.refuses("fit", *QUICK)
+    assert f"IFIR_PLUGINS is {plugins}; allowed are names of packages" in line
 
 
-def test_the_refusal_says_which_plug_ins_there_are() -> None:
+def test_the_refusal_says_which_plug_ins_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     said = "Importing 'a.B' is not allowed, ..."
-    assert "IFIR_PLUGINS (x,y)" in str(refusal(said, "x,y"))
-    assert "IFIR_PLUGINS (none now)" in str(refusal(said, ""))
-    assert refusal("some other fault", "") is None
+    assert "IFIR_PLUGINS (none now)" in str(refusal(said))
+    monkeypatch.setenv("IFIR_PLUGINS", "x,y")
+    assert "IFIR_PLUGINS (x, y)" in str(refusal(said))
+    assert refusal("some other fault") is None
+
+
+@pytest.mark.usefixtures("foreign")
+@pytest.mark.parametrize("name", ["os.mkdir", "foreign_module.Thing", "ifir_lightning.cli.os.mkdir"])
+@pytest.mark.parametrize("command", ["fit", "evaluate"])
+def test_a_benchmark_that_is_a_foreign_function(
+    command: str, name: str, terminal: Terminal, marker: Path, tmp_path: Path
+) -> None:
+    if command == "fit":
+        line = terminal.refuses("fit", *QUICK, f"--followir.tasks=[{name}:{marker}]")
+    else:
+        (tmp_path / "run.trec").write_text("q Q0 p 1 0.5 x\n")
+        line = terminal.refuses("evaluate", f"--task={name}:{marker}", f"--run={tmp_path}/run.trec")
+    assert f"no benchmark is called '{name}'" in line
+    assert "IFIR_PLUGINS" in line
+    assert not marker.exists()
+
+
+def test_a_plug_in_is_a_package_not_what_begins_like_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IFIR_PLUGINS", "mine,other.module")
+    assert [is_plugin(name) for name in ("mine", "mine.a.B", "other.module.C")] == [True] * 3
+    assert [is_plugin(name) for name in ("mines.B", "other.B", "ours.mine.B", "")] == [False] * 4
+    monkeypatch.setenv("IFIR_PLUGINS", "")
+    assert not is_plugin("mine")
 
 
 @pytest.fixture(params=["zip", "plain", "in a state"])
