@@ -1,6 +1,8 @@
 """Tiny checkpoints, tables and tasks, built on disk; nothing is downloaded."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +41,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """The command line, run in this process."""
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    """The command line, run in this process; what it changes of logging ends with the test."""
     from terminal import Terminal  # imports Lightning, which few tests need
 
-    return Terminal(monkeypatch, capsys)
+    log = logging.getLogger("ifir_lightning")
+    level, handlers = log.level, list(log.handlers)
+    yield Terminal(monkeypatch, capsys)
+    log.setLevel(level)
+    log.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

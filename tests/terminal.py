@@ -1,6 +1,5 @@
 """The command line, run in this process."""
 
-import logging
 import sys
 from pathlib import Path
 
@@ -18,7 +17,6 @@ class Terminal:
         self.monkeypatch, self.capsys = monkeypatch, capsys
         monkeypatch.chdir(ROOT)
         monkeypatch.delenv("IFIR_TRACEBACK", raising=False)
-        monkeypatch.setattr(logging.getLogger("ifir_lightning"), "handlers", [])  # main adds one, of this test's stderr
 
     def refuses(self, *arguments: str) -> str:
         """The one line of a refusal, after which nothing is said."""

@@ -84,8 +84,8 @@ def test_an_unknown_command_lists_the_known_ones(terminal: Terminal) -> None:
     assert all(word in line for word in ("'train'", "fit", "validate", "evaluate"))
 
 
-def test_a_traceback_is_shown_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["ifir_lightning", "train"])
-    monkeypatch.setenv("IFIR_TRACEBACK", "1")
+def test_a_traceback_is_shown_when_asked_for(terminal: Terminal) -> None:
+    terminal.monkeypatch.setattr(sys, "argv", ["ifir_lightning", "train"])
+    terminal.monkeypatch.setenv("IFIR_TRACEBACK", "1")
     with pytest.raises(InputError):
         main()

@@ -48,6 +48,5 @@ def _own(name: str) -> Callable[[str], RankingTask]:
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"no benchmark is called {name!r} ({error}); allowed are {', '.join(BENCHMARKS)} and functions "
-            f"module.function in packages that {VARIABLE} names, in front of :PATH: correct the name, or, for code that "
-            f"you trust, set {VARIABLE}"
+            f"module.function in packages that {VARIABLE} names, in front of :PATH: correct the name, or set {VARIABLE}"
         ) from error
