@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import transformers
@@ -32,7 +32,8 @@ from ifir_lightning.commands.synthesize import synthesize
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
 from ifir_lightning.module import RetrieverModule
-from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, training_settings
+from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, is_run_folder, training_settings
+from ifir_lightning.security import check_checkpoint, refusal, restrict_imports
 
 _log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
@@ -59,6 +60,16 @@ USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
 """
 
 
+class RecipeParser(LightningArgumentParser):
+    """Says in one line that a recipe asked for code."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        refused = refusal(message)
+        if refused and self.exit_on_error:  # else it is one of jsonargparse's parsers within this one
+            raise InputError(refused) from ex
+        super().error(message, ex)
+
+
 class RetrieverCLI(LightningCLI):
     """LightningCLI whose run folder is ``trainer.default_root_dir``: logs, checkpoints and pictures lie in it."""
 
@@ -77,6 +88,7 @@ class RetrieverCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.set_defaults({"weights_only": True})
         if subcommand == "predict":
             self._subcommand_method_arguments[subcommand] += parser.add_class_arguments(TrecPrediction)
             parser.set_defaults({"return_predictions": False})
@@ -95,6 +107,10 @@ class RetrieverCLI(LightningCLI):
                 "trainer.default_root_dir is not set; allowed is the folder that shall hold this run: "
                 "give --trainer.default_root_dir runs/NAME"
             )
+        if self._get(self.config, "weights_only") is False:
+            raise InputError("weights_only is false; allowed is true, since a pickle could run code: leave it out")
+        if checkpoint not in (None, "best", "last") and not is_run_folder(checkpoint):
+            check_checkpoint(str(checkpoint))
         if self.subcommand == "fit":
             config = self.config["fit"]
             dumped = self._parser("fit").dump(config, format="json", skip_none=False, skip_link_targets=False)
@@ -155,10 +171,12 @@ def main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     try:
         if command in TRAINER_COMMANDS:
+            restrict_imports()
             RetrieverCLI(
                 RetrieverModule,
                 PromptrieverData,
                 save_config_callback=RunConfig,
+                parser_class=RecipeParser,
                 parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
                 seed_everything_default=0,
                 auto_configure_optimizers=False,

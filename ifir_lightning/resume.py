@@ -96,6 +96,11 @@ def find_checkpoint(folder: Path, ckpt_path: str, of_run: Literal["newest", "bes
     return found
 
 
+def is_run_folder(path: str) -> bool:
+    """Whether ``--ckpt_path`` names a run folder or its folder of checkpoints."""
+    return (Path(path) / "checkpoints").is_dir() or (Path(path).name == "checkpoints" and Path(path).is_dir())
+
+
 def holds_run(folder: Path) -> bool:
     """Whether a run has written into the folder."""
     written = [folder / "metrics.csv", folder / "checkpoints", *folder.glob("followir/step-*")]

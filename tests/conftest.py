@@ -1,7 +1,10 @@
 """Tiny checkpoints, tables and tasks, built on disk; nothing is downloaded."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
 
@@ -35,6 +38,18 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    """The command line, run in this process; what it changes of logging ends with the test."""
+    from terminal import Terminal  # imports Lightning, which few tests need
+
+    log = logging.getLogger("ifir_lightning")
+    level, handlers = log.level, list(log.handlers)
+    yield Terminal(monkeypatch, capsys)
+    log.setLevel(level)
+    log.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

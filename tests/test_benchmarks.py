@@ -328,4 +328,5 @@ def test_an_unknown_name_is_refused(name: str) -> None:
 def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_tasks_for_a_test.py").write_text("from ifir_lightning.benchmarks.retrieval import load as own\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("IFIR_PLUGINS", "my_tasks_for_a_test")
     assert named_task(f"my_tasks_for_a_test.own:{write_beir(tmp_path / 'data')}").name == "data"

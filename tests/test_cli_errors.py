@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from small import QUICK
+from terminal import Terminal
 
 from ifir_lightning.cli import main
 from ifir_lightning.errors import InputError
 
-ROOT = Path(__file__).parents[1]
 BAD_FIT = {
     "missing data": (["--data.path=no/such/folder.parquet"], ["no/such/folder.parquet", "allowed"]),
     "group size": (["--data.groups.group_size=100", "--data.rows=with_instruction"], ["group_size 100", "choose 1 to"]),
@@ -33,30 +33,6 @@ BAD_FIT = {
     "projection": (["--model.pooling.init_args.dim=0"], ["dim is 0", "1 or more"]),
     "run folder": (["--trainer.default_root_dir=null"], ["default_root_dir", "runs/NAME"]),
 }
-
-
-class Terminal:
-    """Runs the command line in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-        monkeypatch.chdir(ROOT)
-        monkeypatch.delenv("IFIR_TRACEBACK", raising=False)
-
-    def refuses(self, *arguments: str) -> str:
-        """The one line of a refusal."""
-        self.monkeypatch.setattr(sys, "argv", ["ifir_lightning", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        assert stopped.value.code == 2
-        errors = self.capsys.readouterr().err.splitlines()
-        (line,) = [line for line in errors if line.startswith("error: ")]
-        return line
-
-
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
-    return Terminal(monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("case", BAD_FIT)
@@ -108,8 +84,8 @@ def test_an_unknown_command_lists_the_known_ones(terminal: Terminal) -> None:
     assert all(word in line for word in ("'train'", "fit", "validate", "evaluate"))
 
 
-def test_a_traceback_is_shown_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["ifir_lightning", "train"])
-    monkeypatch.setenv("IFIR_TRACEBACK", "1")
+def test_a_traceback_is_shown_when_asked_for(terminal: Terminal) -> None:
+    terminal.monkeypatch.setattr(sys, "argv", ["ifir_lightning", "train"])
+    terminal.monkeypatch.setenv("IFIR_TRACEBACK", "1")
     with pytest.raises(InputError):
         main()

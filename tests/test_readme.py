@@ -42,7 +42,7 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path) -> None:
     folder = tmp_path / "quickstart"
     for line in COMMAND_LINES:
         words = shlex.split(line.split("&&")[-1].replace("runs/quickstart", str(folder)))
-        if "ifir_lightning" not in words:
+        if not words[0].endswith("python") or "ifir_lightning" not in words:
             continue
         arguments = [str(tmp_path / word) if word.endswith((".trec", ".html")) else word for word in words]
         arguments = arguments[arguments.index("ifir_lightning") + 1 :]
@@ -98,6 +98,21 @@ def test_the_benchmark_of_the_example_runs() -> None:
     task = run_example("class Opposites")["load"]("colours")
     run = {query_id: {"red": 0.5, "blue": 0.4} for query_id in task.queries} | {"not red": {"red": 0.1, "blue": 0.2}}
     assert task.evaluate(run) == {"task": "colours", "moved": 50.0, "num_queries": 2}
+
+
+def test_the_plug_in_of_the_example_trains(tmp_path: Path) -> None:
+    (line,) = [line for line in COMMAND_LINES if "IFIR_PLUGINS" in line]
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "class MarginLoss" in text]
+    (tmp_path / "my_losses.py").write_text(code)
+    assignment, *words = shlex.split(line.replace("runs/margin", str(tmp_path / "margin")))
+    arguments = [*words[words.index("-m") :], *SMOKE, "--trainer.max_steps=2"]
+    name, plugins = assignment.split("=")
+    search = os.pathsep.join([str(tmp_path), str(ROOT)])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": search, name: plugins}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "my_losses.MarginLoss" in (tmp_path / "margin" / "config.yaml").read_text()
 
 
 def run_example(part: str, **replaced: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from ifir_lightning.benchmarks import infosearch, instructir, mfollowir, retriev
 from ifir_lightning.benchmarks.task import RankingTask
 from ifir_lightning.data.evalset import load_task
 from ifir_lightning.errors import InputError
+from ifir_lightning.plugins import VARIABLE, is_plugin
 
 BENCHMARKS: dict[str, Callable[[str], RankingTask]] = {
     "followir": load_task,
@@ -24,7 +25,8 @@ NAMED = re.compile(r"(?P<name>\w[\w.-]*):(?P<path>.*)")
 def named_task(task: str) -> RankingTask:
     """The task ``NAME:PATH``, where PATH is a folder or hub id; without ``NAME:`` it is one of FollowIR.
 
-    NAME is one of ``BENCHMARKS`` or the dotted name of a function of yours, path -> RankingTask.
+    NAME is one of ``BENCHMARKS`` or the dotted name of a function, path -> RankingTask, in a package that
+    the environment allows (``ifir_lightning.plugins``).
 
     Raises:
         InputError: An unknown name, or what the reader of that benchmark refuses.
@@ -40,9 +42,11 @@ def _own(name: str) -> Callable[[str], RankingTask]:
     """The function ``module.function``."""
     module, _, function = name.rpartition(".")
     try:
+        if not is_plugin(name):
+            raise ImportError(f"it is in no package that {VARIABLE} names")
         return getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"no benchmark is called {name!r} ({error}); allowed are {', '.join(BENCHMARKS)} and functions "
-            "module.function of yours, in front of :PATH: correct the name"
+            f"module.function in packages that {VARIABLE} names, in front of :PATH: correct the name, or set {VARIABLE}"
         ) from error

@@ -52,8 +52,9 @@ def _how_to_read(report: dict[str, Any]) -> str:
     )
     return note(
         "All values x100, in bold the mean over tasks. p-MRR: above 0, passages that the changed instruction "
-        "excludes fall; it says nothing of quality, so it stands beside the Scores (instruction of the ranking, judgements: A original, "
-        "changed; B original, original; C changed, changed). In brackets the 95% interval over queries (symmetric "
+        "excludes fall; it says nothing of quality, so it stands beside the Scores (instruction of the ranking, "
+        "judgements: A original, changed; B original, original; C changed, changed). In brackets the 95% interval over "
+        "queries (symmetric "
         f"bootstrap-t, {report['num_resamples']:,} draws within each task) for these trained models: it does not "
         f"speak of other seeds. Compared is the {report['validation']} validation of each run"
         f"{' by p-MRR, which flatters' if report['validation'] == 'best' else ''}. {tasks}."

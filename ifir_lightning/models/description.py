@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from ifir_lightning.errors import InputError
+from ifir_lightning.plugins import VARIABLE, is_plugin
 
 Description = dict[str, Any]
 """``class_path`` and ``init_args``, as in a recipe."""
@@ -45,10 +46,11 @@ def rebuild(description: Description, base: type[Any], trust_remote_code: bool =
     """
     path, arguments = description["class_path"], description["init_args"]
     module, _, name = path.rpartition(".")
-    if not (module.startswith("ifir_lightning.") or trust_remote_code):
+    if not (module.startswith("ifir_lightning.") or is_plugin(path) or trust_remote_code):
         raise InputError(
             f"the checkpoint names the class {path}, which would run code of its own; allowed are classes of "
-            "ifir_lightning, or any with trust_remote_code: set model.backbone.trust_remote_code to true"
+            f"ifir_lightning, of the packages in {VARIABLE}, or any with trust_remote_code: name its package there, or "
+            "set model.backbone.trust_remote_code to true"
         )
     try:
         cls = getattr(import_module(module), name)

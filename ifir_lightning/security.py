@@ -1,0 +1,140 @@
+"""What a recipe may import and what a checkpoint may hold, so that neither runs code that nobody asked for."""
+
+import io
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import set_parsing_settings
+
+from ifir_lightning.errors import InputError, reason
+from ifir_lightning.models.files import read_weights
+from ifir_lightning.plugins import VARIABLE, plugins
+
+ALLOWED = ("ifir_lightning", "lightning.pytorch", "torch.optim")
+"""Packages whose classes a ``class_path`` may name."""
+_DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
+_TAG = re.compile(r"constructor for the tag 'tag:yaml.org,2002:([^']+)'")
+_METADATA = {
+    "torch.distributed.checkpoint.metadata": (
+        "Metadata",
+        "MetadataIndex",
+        "TensorStorageMetadata",
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "TensorProperties",
+        "StorageMeta",
+        "_MEM_FORMAT_ENCODING",
+    ),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch.serialization": ("_get_layout",),
+    "torch": ("Size", *sorted(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))),
+    "pathlib": ("PosixPath",),
+}
+"""Everything that torch itself writes into a sharded checkpoint's ``.metadata``."""
+_VALUE = "BytesStorageMetadata"
+"""Of something in a shard that is no tensor."""
+
+
+def restrict_imports() -> None:
+    """Let a ``class_path``, in YAML or on the command line, name classes of ours, torch.optim, Lightning and plug-ins.
+
+    Where a name leads is what counts: ``ifir_lightning.cli.os.system`` is ``os.system``. Nor are recipes read from
+    URLs. It holds for the process.
+
+    Raises:
+        InputError: A plug-in is no name of a package, or would change these very rules.
+    """
+    try:
+        set_parsing_settings(
+            import_path_denylist=["*"],
+            import_path_allowlist=[*ALLOWED, *plugins()],
+            instantiate_subclass_spec_in_any=False,
+            config_read_mode_fsspec_enabled=False,
+        )
+    except ValueError as error:
+        raise InputError(
+            f"{VARIABLE} is {','.join(plugins())}; allowed are names of packages, separated by commas "
+            f"({reason(error)}): set it to e.g. my_package,other.module"
+        ) from error
+
+
+def refusal(message: str) -> str | None:
+    """jsonargparse's message in one line of ours, if it says that a recipe asked for code."""
+    if denied := _DENIED.search(message):
+        return (
+            f"class_path {denied[1]} may not be imported; allowed are {', '.join(ALLOWED)} and the packages named in "
+            f"{VARIABLE} ({', '.join(plugins()) or 'none now'}): name a class of these, or, for code that you trust, "
+            f"set {VARIABLE}=PACKAGE"
+        )
+    if tag := _TAG.search(message):
+        return f"a recipe has the YAML tag !!{tag[1]}, which could run code; allowed is plain YAML: take the tag out"
+    return None
+
+
+def check_checkpoint(path: str) -> None:
+    """See that ``ckpt_path`` is a checkpoint on this machine that holds nothing but data; nothing of it is run.
+
+    Raises:
+        InputError: A URL, nothing, a pickle that would run code, or hyper-parameters: ``fit`` writes none, and
+            Lightning would let them name functions and override the command line.
+    """
+    if "://" in path or "::" in path:
+        raise InputError(
+            f"ckpt_path {path} is a URL; allowed is a .ckpt file or a sharded folder on this machine: download it, "
+            "see where it comes from, and give its path"
+        )
+    if not Path(path).exists():
+        raise InputError(f"ckpt_path {path}: no such file; allowed is a .ckpt file: check --ckpt_path")
+    if Path(path).is_dir():
+        _check_shards(Path(path))
+    else:
+        _check_file(Path(path), path)
+
+
+def _check_file(file: Path, name: str) -> None:
+    content: Any = read_weights(file, name)
+    held = [key for key in ("hyper_parameters", "datamodule_hyper_parameters") if content.get(key)]
+    if held:
+        raise InputError(
+            f"checkpoint {name!r} holds {' and '.join(held)}, which could name functions; allowed are checkpoints "
+            "that fit wrote, and it writes none: choose one of a run folder's checkpoints"
+        )
+
+
+def _check_shards(folder: Path) -> None:
+    """torch unpickles ``.metadata``, and the values in the shards that are no tensors, without restriction."""
+    index = folder / ".metadata"
+    try:
+        with index.open("rb") as file:
+            metadata = _MetadataUnpickler(file).load()
+        plain = {name for name, kind in metadata.state_dict_metadata.items() if type(kind).__name__ == _VALUE}
+        for place, stored in metadata.storage_data.items():
+            if place.fqn in plain:
+                _check_value(folder, stored)
+    except (OSError, pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"ckpt_path {folder} is a folder without a readable .metadata and shards ({reason(error)}); allowed are "
+            "sharded checkpoints that fit wrote: choose another"
+        ) from error
+    if (folder / "meta.pt").exists():
+        _check_file(folder / "meta.pt", str(folder))
+
+
+def _check_value(folder: Path, stored: Any) -> None:
+    if stored.transform_descriptors:
+        raise ValueError(f"{stored.relative_path} is transformed")
+    with (folder / stored.relative_path).open("rb") as file:
+        file.seek(stored.offset)
+        torch.load(io.BytesIO(file.read(stored.length)), map_location="cpu", weights_only=True)
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Knows the classes of ``.metadata`` and no others."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in _METADATA.get(module, ()):
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which could run code")
+        return super().find_class(module, name)
