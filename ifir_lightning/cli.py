@@ -29,6 +29,7 @@ from ifir_lightning.commands.explain import explain
 from ifir_lightning.commands.export import export
 from ifir_lightning.commands.study import study
 from ifir_lightning.commands.synthesize import synthesize
+from ifir_lightning.commands.teach import teach
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
 from ifir_lightning.module import RetrieverModule
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "study": study,
     "synthesize": synthesize,
+    "teach": teach,
 }
 USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
 
@@ -57,6 +59,7 @@ USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
   export      write a model for PyLate and sentence-transformers, or onto the hub
   study       many trainings that answer one question, and their report
   synthesize  write the quickstart's instruction world in the published layouts
+  teach       write a teacher's scores of a training table, to distil from
 """
 
 
@@ -215,7 +218,8 @@ def _run(command: str, arguments: list[str]) -> None:
         parser.add_argument(f"--{name}", nargs="+", type=str, default=())
     for name in listed:
         parser.add_argument(name, nargs="+", type=str)
-    options = vars(parser.parse_args([_underscored(argument) for argument in arguments]))
+    parsed = parser.parse_args([_underscored(argument) for argument in arguments])
+    options = vars(parser.instantiate_classes(parsed))
     values = [value for name in listed for value in options.pop(name)]
     function(*values, **options)
 

@@ -30,7 +30,7 @@ class TextTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text_format: TextFormat) -> None:
         self.tokenizer = tokenizer
         self.format = text_format
-        self._num_special, self._num_suffix = _special_tokens(tokenizer)
+        self._num_special, self._num_suffix = special_tokens(tokenizer)
         self._query_marker = self._marker("query_marker")
         self._passage_marker = self._marker("passage_marker")
         self._check_limit("max_query_length", text_format.max_query_length, self._query_marker)
@@ -177,7 +177,7 @@ def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
     return issubclass(own, base) and own.__call__ is base.__call__ and own._encode_plus is base._encode_plus
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """Number of special tokens around a text, and of those that end it."""
     empty, letter = tokenizer("")["input_ids"], tokenizer("a")["input_ids"]
     num_suffix = 0

@@ -105,7 +105,7 @@ def test_scores_without_a_loss_that_distils_are_a_warning(
     modernbert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fit(write(tmp_path), modernbert, tmp_path, InfoNCE())
-    assert "the column teacher_scores is not used: model.loss does not distil" in caplog.text
+    assert "its teacher_scores are not used: model.loss does not distil" in caplog.text
     caplog.clear()
     fit(write(tmp_path), modernbert, tmp_path, KLDivergence())
     fit(write(tmp_path, list(training_rows(NUM_ROWS))), modernbert, tmp_path, InfoNCE())
@@ -114,7 +114,10 @@ def test_scores_without_a_loss_that_distils_are_a_warning(
 
 @pytest.mark.parametrize("loss", [KLDivergence(), MarginMSE(), WeightedSum([InfoNCE(), KLDivergence()])])
 def test_a_loss_that_distils_without_scores_is_refused(modernbert: Path, tmp_path: Path, loss: Loss) -> None:
-    with pytest.raises(InputError, match=rf"model.loss {type(loss).__name__} learns from .* no column teacher_scores"):
+    with pytest.raises(
+        InputError,
+        match=rf"model.loss {type(loss).__name__} learns from .* no column teacher_scores; .* set data.teacher_scores",
+    ):
         fit(write(tmp_path, list(training_rows(NUM_ROWS))), modernbert, tmp_path, loss)
 
 

@@ -14,9 +14,11 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from ifir_lightning import distributed
-from ifir_lightning.data import formats, order, teacher_scores
+from ifir_lightning.data import formats, order
 from ifir_lightning.data.collate import collate
 from ifir_lightning.data.sampling import GroupSampler, check_group_size
+from ifir_lightning.data.teacher_cache import TeacherCache
+from ifir_lightning.data.teacher_scores import check_scores, has_scores
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Batch, Row
 from ifir_lightning.text import TextTokenizer
@@ -39,6 +41,8 @@ class PromptrieverData(LightningDataModule):
             over-represented kind are left out at random. By default the table's own share.
         num_workers: Loader processes that sample and tokenise; 0 does it in the training process.
         revision: Revision on the hub.
+        teacher_scores: Folder of scores that the command ``teach`` wrote for this table, in place of its column
+            ``teacher_scores``.
         seed: Of the order of rows; recipes link it and ``groups.seed`` to ``seed_everything``.
     """
 
@@ -51,12 +55,13 @@ class PromptrieverData(LightningDataModule):
         instruction_fraction: float | None = None,
         num_workers: int = 0,
         revision: str | None = None,
+        teacher_scores: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if num_workers < 0:
             raise InputError(f"data.num_workers is {num_workers}; allowed is 0 or more: set it to 0")
-        self.path, self.revision, self.groups = path, revision, groups
+        self.path, self.revision, self.groups, self.teacher_scores = path, revision, groups, teacher_scores
         self.global_batch_size, self.num_workers, self.seed = global_batch_size, num_workers, seed
         self.rows, self.instruction_fraction = rows, instruction_fraction
         self.selected: np.ndarray | None = None
@@ -74,6 +79,8 @@ class PromptrieverData(LightningDataModule):
             return
         self.table = formats.open_table(self.path, self.revision)
         formats.check_table(self.table, self.path)
+        if self.teacher_scores is not None:
+            self.table = TeacherCache(self.teacher_scores, self.table, self.path).read()
         self.selected = formats.select_rows(self.table, self.rows)
         self.has_instruction = formats.has_instruction(self.table)[self.selected]
         self._check_groups(self.selected)
@@ -89,17 +96,18 @@ class PromptrieverData(LightningDataModule):
     def _check_teacher(self, rows: np.ndarray) -> None:
         """A loss that distils gets scores, and the others none."""
         module: Any = self.trainer and self.trainer.lightning_module
-        needed, present = module is not None and module.loss.needs_teacher, teacher_scores.has_scores(self.table)
+        needed, present = module is not None and module.loss.needs_teacher, has_scores(self.table)
         self.teaches = needed and present
         if self.teaches:
-            teacher_scores.check_scores(self.table, self.path, rows)
+            check_scores(self.table, self.path, rows)
         elif needed:
             raise InputError(
                 f"model.loss {type(module.loss).__name__} learns from a teacher's scores, but {self.path} has no "
-                "column teacher_scores; allowed are tables with it: add it, or choose InfoNCE"
+                "column teacher_scores; allowed is a table with it, or the folder that the command teach wrote for "
+                "this table: set data.teacher_scores, or choose InfoNCE"
             )
         elif present:
-            _log.warning("%s: the column teacher_scores is not used: model.loss does not distil", self.path)
+            _log.warning("%s: its teacher_scores are not used: model.loss does not distil", self.path)
         if needed and self.groups.group_size < 2:
             raise InputError(
                 f"data.groups.group_size is {self.groups.group_size}; a distilling loss compares the passages of a "

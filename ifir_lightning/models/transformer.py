@@ -22,10 +22,12 @@ _COMPUTED_SETTINGS = ("global_attn_every_n_layers", "global_rope_theta", "local_
 _SPECIAL_TOKENS = ("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id")
 
 
-def load_tokenizer(source: str, name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: str, name: str, trust_remote_code: bool = False, revision: str | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder (or hub id), which messages call ``name``."""
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, revision=revision or "main")
     except Exception as error:  # see build_transformer
         raise _unreadable("tokenizer", name, error) from error
 
