@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.callbacks.prediction import TrecPrediction
+from ifir_lightning.commands.audit import audit
 from ifir_lightning.commands.evaluate import evaluate
 from ifir_lightning.commands.export import export
 from ifir_lightning.commands.study import study
@@ -31,6 +32,7 @@ from ifir_lightning.module import RetrieverModule
 _log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Callable[..., None]] = {
+    "audit": audit,
     "evaluate": evaluate,
     "export": export,
     "study": study,
@@ -42,6 +44,7 @@ USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
   validate    run the FollowIR benchmark on a checkpoint or an untrained model
   test        the same, as Lightning's test
   predict     rank candidates and write a TREC run
+  audit       what query limits take from instructions, and from p-MRR
   evaluate    p-MRR and Scores of a TREC run, whoever made it
   export      write a model for PyLate and sentence-transformers, or onto the hub
   study       many trainings that answer one question, and their report
