@@ -24,6 +24,7 @@ from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.callbacks.prediction import TrecPrediction
 from ifir_lightning.callbacks.run_config import RunConfig
 from ifir_lightning.commands.compare import compare
+from ifir_lightning.commands.audit import audit
 from ifir_lightning.commands.evaluate import evaluate
 from ifir_lightning.commands.explain import explain
 from ifir_lightning.commands.export import export
@@ -40,6 +41,7 @@ _log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
+    "audit": audit,
     "evaluate": evaluate,
     "explain": explain,
     "export": export,
@@ -53,6 +55,7 @@ USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
   validate    run the FollowIR benchmark on a checkpoint or an untrained model
   test        the same, as Lightning's test
   predict     rank candidates and write a TREC run
+  audit       what query limits take from instructions, and from p-MRR
   evaluate    p-MRR and Scores of a TREC run, whoever made it
   explain     why passages of a query move when its instruction changes, token by token
   compare     runs side by side: intervals, paired tests, curves, one HTML file
