@@ -23,8 +23,8 @@ from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.callbacks.prediction import TrecPrediction
 from ifir_lightning.callbacks.run_config import RunConfig
-from ifir_lightning.commands.compare import compare
 from ifir_lightning.commands.audit import audit
+from ifir_lightning.commands.compare import compare
 from ifir_lightning.commands.evaluate import evaluate
 from ifir_lightning.commands.explain import explain
 from ifir_lightning.commands.export import export
@@ -40,8 +40,8 @@ from ifir_lightning.security import check_checkpoint, refusal, restrict_imports
 _log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Callable[..., None]] = {
-    "compare": compare,
     "audit": audit,
+    "compare": compare,
     "evaluate": evaluate,
     "explain": explain,
     "export": export,

@@ -40,8 +40,8 @@ td.described { min-width: 15rem; } td.key { font-family: ui-monospace, monospace
 details { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .9rem; margin: .6rem 0; }
 summary { cursor: pointer; font-weight: 600; }
 .query { border-top: 1px solid var(--line); margin-top: .8rem; padding-top: .5rem; }
-.query p { margin: .3rem 0; overflow-wrap: anywhere; } .query td { min-width: 7rem; }
-.query td:first-child { min-width: 13rem; max-width: 34rem; }
+.query p { margin: .3rem 0; overflow-wrap: anywhere; } .query td { min-width: 5rem; }
+.query td:first-child { min-width: 9rem; max-width: 34rem; }
 </style>
 </head>
 <body>

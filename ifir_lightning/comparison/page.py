@@ -53,10 +53,9 @@ def _how_to_read(report: dict[str, Any]) -> str:
     return note(
         "All values x100, in bold the mean over tasks. p-MRR: above 0, passages that the changed instruction "
         "excludes fall; it says nothing of quality, so it stands beside the Scores (instruction of the ranking, "
-        "judgements: A original, changed; B original, original; C changed, changed). In brackets the 95% interval over "
-        "queries (symmetric "
-        f"bootstrap-t, {report['num_resamples']:,} draws within each task) for these trained models: it does not "
-        f"speak of other seeds. Compared is the {report['validation']} validation of each run"
+        "judgements: A original, changed; B original, original; C changed, changed). In brackets 95% intervals over "
+        f"queries (symmetric bootstrap-t, {report['num_resamples']:,} draws in each task) for these trained models; "
+        f"they do not speak of other seeds. Compared is the {report['validation']} validation of each run"
         f"{' by p-MRR, which flatters' if report['validation'] == 'best' else ''}. {tasks}."
     )
 
@@ -133,7 +132,7 @@ def _query(names: Sequence[str], entry: dict[str, Any]) -> str:
         )
         for passage in entry["passages"]
     ]
-    shown = f"Passages that became not relevant ({len(rows)} of {entry['num_changed_passages']})"
+    shown = f"Passages whose relevance changed ({len(rows)} of {entry['num_changed_passages']})"
     difference = f" (difference {entry['difference']:+.2f})" if len(names) == 2 else ""
     return (
         f'<div class="query"><p><strong>{escape(entry["task"])} {escape(entry["query_id"])}: '

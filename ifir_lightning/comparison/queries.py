@@ -62,7 +62,7 @@ class QueryTable:
         }
 
     def _passages(self, recipes: Sequence[int], task: Task, base: str) -> list[dict[str, Any]]:
-        """Of the passages that became not relevant, those with the largest share in the difference."""
+        """Of the passages whose relevance changed, those with the largest share in the difference."""
         moves = [[_ranks_of(run, base) for run in self.runs[recipe][task.name]] for recipe in recipes]
         found = []
         for doc_id in task.changed[base]:
