@@ -1,5 +1,6 @@
 """The command line: LightningCLI for fit, validate, test and predict, and our own commands beside it."""
 
+import json
 import logging
 import os
 import sys
@@ -17,9 +18,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from ifir_lightning.callbacks.checkpoint_io import ManifestIO
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.callbacks.prediction import TrecPrediction
+from ifir_lightning.callbacks.run_config import RunConfig
 from ifir_lightning.commands.evaluate import evaluate
 from ifir_lightning.commands.export import export
 from ifir_lightning.commands.study import study
@@ -28,7 +31,8 @@ from ifir_lightning.commands.teach import teach
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
 from ifir_lightning.module import RetrieverModule
-from ifir_lightning.security import check_checkpoint, refusal, restrict_imports
+from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, training_settings
+from ifir_lightning.security import refusal, restrict_imports
 
 _log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
@@ -66,8 +70,16 @@ class RecipeParser(LightningArgumentParser):
 class RetrieverCLI(LightningCLI):
     """LightningCLI whose run folder is ``trainer.default_root_dir``: logs, checkpoints and pictures lie in it."""
 
+    start: Start | None = None  # what fit continues
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(FollowIRValidation, "followir")
+        parser.add_argument(
+            "--resume",
+            type=Resume,
+            default="auto",
+            help="Of fit, in a folder that holds a run: auto continues its newest whole checkpoint, never refuses.",
+        )
         for key in ("model.seed", "data.seed", "data.groups.seed"):
             parser.link_arguments("seed_everything", key)
 
@@ -82,40 +94,48 @@ class RetrieverCLI(LightningCLI):
         return parser
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would merge the file's hyper-parameters over the command line."""
+        """Nothing: Lightning would put what a checkpoint file says of settings over the command line."""
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        folder = self._get(self.config_init, "trainer")["default_root_dir"]
+    def before_instantiate_classes(self) -> None:
+        """What can be checked before weights are loaded is checked; only ``fit`` writes config.yaml."""
+        folder, checkpoint = self._get(self.config, "trainer")["default_root_dir"], self._get(self.config, "ckpt_path")
         if folder is None:
             raise InputError(
                 "trainer.default_root_dir is not set; allowed is the folder that shall hold this run: "
                 "give --trainer.default_root_dir runs/NAME"
             )
-        if self._get(self.config_init, "trainer")["logger"] in (None, True):
-            kwargs["logger"] = [MetricsCSV(folder), _tensorboard(folder)] if self.subcommand == "fit" else False
-        return super().instantiate_trainer(**kwargs)
-
-    def before_instantiate_classes(self) -> None:
-        """Only ``fit`` writes config.yaml, and what can be checked before weights are loaded is checked."""
-        if self.subcommand != "fit":
-            self.save_config_callback = None
         if self._get(self.config, "weights_only") is False:
             raise InputError("weights_only is false; allowed is true, since a pickle could run code: leave it out")
-        checkpoint = self._get(self.config, "ckpt_path")
-        if checkpoint not in (None, "best", "last", "hpc"):
-            check_checkpoint(str(checkpoint))
+        if self.subcommand == "fit":
+            config = self.config["fit"]
+            dumped = self._parser("fit").dump(config, format="json", skip_none=False, skip_link_targets=False)
+            settings = training_settings(json.loads(dumped))
+            self.start = find_start(Path(folder), checkpoint, config["resume"], settings)
+            config["ckpt_path"] = None  # of this start, not of the run that config.yaml describes
+            self.save_config_kwargs = {"start": self.start, "settings": settings}
+        else:
+            self.save_config_callback = None
+            if checkpoint is not None:
+                found = find_checkpoint(Path(folder), checkpoint, "best")
+                self.config[str(self.subcommand)]["ckpt_path"] = str(found)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        folder, plugins = config["default_root_dir"], config["plugins"] or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ManifestIO()]
+        if config["logger"] in (None, True):
+            loggers = [MetricsCSV(folder), _tensorboard(folder, self.start)]
+            kwargs["logger"] = loggers if self.subcommand == "fit" else False
+        return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        """Refuse to mix two runs in one folder."""
-        folder = Path(self.trainer.default_root_dir)
-        written = [folder / "metrics.csv", folder / "checkpoints", *folder.glob("followir/step-*")]
-        checkpoint = self.config_init["fit"]["ckpt_path"]
-        inside = checkpoint == "last" or (checkpoint and folder.resolve() in Path(checkpoint).resolve().parents)
-        if any(path.exists() for path in written) and not inside:
-            raise InputError(
-                f"trainer.default_root_dir {folder} already holds a run; allowed is an empty folder or the "
-                f"continuation of that run: choose another folder, or add --ckpt_path {folder}/checkpoints/last.ckpt"
-            )
+        """Continue, and say so."""
+        folder, steps = self.trainer.default_root_dir, self.trainer.max_steps
+        if self.start is not None:
+            self.config_init["fit"]["ckpt_path"] = str(self.start.checkpoint)
+            _log.info("%s: continues after step %d (%s)", folder, self.start.step, self.start.checkpoint.name)
+            if 0 < steps <= self.start.step:
+                _log.info("%s: all %d steps are done; more with --trainer.max_steps", folder, steps)
 
     def after_fit(self) -> None:
         """Say where the results are."""
@@ -130,8 +150,10 @@ class RetrieverCLI(LightningCLI):
         self.trainer.predict(model, datamodule=datamodule, **options)
 
 
-def _tensorboard(folder: str) -> TensorBoardLogger:
-    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+def _tensorboard(folder: str, start: Start | None) -> TensorBoardLogger:
+    """Shows nothing of an earlier start that lies after the step at which this one begins."""
+    purge_step = 0 if start is None else start.step + 1
+    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
 
 
 def main() -> None:
@@ -145,7 +167,7 @@ def main() -> None:
                 RetrieverModule,
                 PromptrieverData,
                 parser_class=RecipeParser,
-                save_config_kwargs={"overwrite": True},
+                save_config_callback=RunConfig,
                 parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
                 seed_everything_default=0,
                 auto_configure_optimizers=False,

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from small import HEADS, Head, make_head, retriever, synthetic_data, trainer
 from transformers import AutoTokenizer, MPNetConfig, MPNetModel, T5Config, T5Model
 
-from ifir_lightning import Retriever, load_retriever
+from ifir_lightning import Retriever, load_retriever, manifests
+from ifir_lightning.callbacks.checkpoint_io import ManifestIO
 from ifir_lightning.errors import InputError
 from ifir_lightning.export import write_export
 from ifir_lightning.models import checkpoints
@@ -61,9 +62,9 @@ def edit(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_a_run_is_read_from_its_folder_and_from_its_file(head: Head, modernbert: Path, tmp_path: Path) -> None:
     module = retriever(modernbert, head)
-    fit = trainer(tmp_path / "run", max_steps=2, enable_checkpointing=True)
+    fit = trainer(tmp_path / "run", max_steps=2, plugins=[ManifestIO()])
     fit.fit(module, synthetic_data())
-    file = tmp_path / "run" / "checkpoints" / "best-00000002.ckpt"
+    file = tmp_path / "run" / "checkpoints" / "step-00000002.ckpt"
     fit.save_checkpoint(file)
     alone = shutil.copy(file, tmp_path / "moved.ckpt")
     module.retriever.eval()
@@ -74,16 +75,15 @@ def test_a_run_is_read_from_its_folder_and_from_its_file(head: Head, modernbert:
 
 
 def test_of_a_run_the_best_is_taken_then_the_last(tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
     with pytest.raises(InputError, match=r"a run folder without a checkpoints/\*.ckpt; allowed is a run that wrote"):
         checkpoints.find_ckpt(str(tmp_path))
-    for name in ("last.ckpt", "best-00000100.ckpt", "best-00000200.ckpt"):
-        (folder / name).write_bytes(b"")
-    assert checkpoints.find_ckpt(str(tmp_path)).name == "best-00000200.ckpt"
-    for path in folder.glob("best*"):
-        path.unlink()
-    assert checkpoints.find_ckpt(str(tmp_path)).name == "last.ckpt"
+    for step, score in ((100, ("followir/p_mrr", 2.5)), (200, ("followir/p_mrr", 1.5)), (300, None)):
+        content = {"global_step": step, "epoch": 0, "score": score}
+        ManifestIO().save_checkpoint(content, tmp_path / "checkpoints" / f"step-{step:08d}.ckpt")
+    assert checkpoints.find_ckpt(str(tmp_path)).name == "step-00000100.ckpt"
+    for step in (100, 200):
+        manifests.remove(tmp_path / "checkpoints" / f"step-{step:08d}.ckpt")
+    assert checkpoints.find_ckpt(str(tmp_path)).name == "step-00000300.ckpt"
 
 
 def test_a_run_starts_from_a_run_with_another_head(modernbert: Path, tmp_path: Path) -> None:

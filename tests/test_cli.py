@@ -41,27 +41,40 @@ def test_fit_fills_the_run_folder(trained: Path) -> None:
         "step-00000002",
         "step-00000004",
     ]
-    assert (trained / "checkpoints" / "last.ckpt").exists()
+    steps = ("step-00000002", "step-00000004")
+    files = {f"{step}.{suffix}" for step in steps for suffix in ("ckpt", "json")}
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == files
 
 
-def test_a_second_fit_in_the_folder_is_refused_and_touches_nothing(trained: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--resume=never"], ["already holds a run", "--ckpt_path last"]),
+        (["--data.groups.group_size=3"], ["data.groups.group_size was 4 and is 3", "--ckpt_path last"]),
+    ],
+)
+def test_a_fit_that_does_not_continue_is_refused_and_touches_nothing(
+    trained: Path, arguments: list[str], expected: list[str]
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    done = run("fit", *FIT, f"--trainer.default_root_dir={trained}")
-    _refused(done, str(trained), "--ckpt_path")
+    done = run("fit", *FIT, f"--trainer.default_root_dir={trained}", *arguments)
+    _refused(done, str(trained), *expected)
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
 def test_the_saved_config_continues_the_run_and_keeps_its_log(trained: Path) -> None:
-    checkpoint = trained / "checkpoints" / "last.ckpt"
-    done = run("fit", f"--config={trained}/config.yaml", f"--ckpt_path={checkpoint}", "--trainer.max_steps=6")
+    first = (trained / "config.yaml").read_text()
+    done = run("fit", f"--config={trained}/config.yaml", "--trainer.max_steps=6")
     assert done.returncode == 0, done.stderr
+    assert "continues after step 4 (step-00000004.ckpt)" in done.stderr
     steps = [line.split(",")[0] for line in (trained / "metrics.csv").read_text().splitlines()[1:]]
     assert steps == ["0", "1", "2", "3", "4", "5", "6"]
+    assert (trained / "config-1.yaml").read_text() == first
+    assert (trained / "config.yaml").read_text() == first.replace("max_steps: 4", "max_steps: 6")
 
 
 def test_validate_reproduces_the_last_validation_of_fit(trained: Path, tmp_path: Path) -> None:
-    checkpoint = sorted((trained / "checkpoints").glob("best-*.ckpt"))[0]
-    step = checkpoint.stem.removeprefix("best-")
+    checkpoint = sorted((trained / "checkpoints").glob("step-*.ckpt"))[-1]
     done = run(
         "validate",
         f"--config={trained}/config.yaml",
@@ -71,7 +84,7 @@ def test_validate_reproduces_the_last_validation_of_fit(trained: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     assert "p-MRR" in done.stdout
     found = json.loads((tmp_path / "followir" / "validate" / "metrics.json").read_text())
-    expected = json.loads((trained / "followir" / f"step-{step}" / "metrics.json").read_text())
+    expected = json.loads((trained / "followir" / checkpoint.stem / "metrics.json").read_text())
     assert found["benchmark"] == pytest.approx(expected["benchmark"], abs=1e-6)
 
 
@@ -83,11 +96,10 @@ def test_test_writes_a_folder_of_its_own(trained: Path, tmp_path: Path) -> None:
 
 def test_predict_on_a_task_gives_the_run_of_the_validation(trained: Path, tmp_path: Path) -> None:
     output = tmp_path / "food.trec"
-    checkpoint = trained / "checkpoints" / "last.ckpt"
     done = run(
         "predict",
         f"--config={trained}/config.yaml",
-        f"--ckpt_path={checkpoint}",
+        "--ckpt_path=last",
         "--task=synthetic/food",
         f"--output={output}",
     )

@@ -14,7 +14,9 @@ import yaml
 from ranks import on_ranks
 from small import HEADS, Head, make_head, retriever, synthetic_data, trainer, write_task
 
-from ifir_lightning import Retriever, load_retriever
+from ifir_lightning import Retriever, load_retriever, manifests
+from ifir_lightning.callbacks.checkpoint_io import ManifestIO
+from ifir_lightning.callbacks.checkpoints import Checkpoints
 from ifir_lightning.callbacks.export import ExportBest
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.cli import main
@@ -218,18 +220,16 @@ def test_a_folder_that_was_edited_says_what_counts(modernbert: Path, tmp_path: P
 def run(modernbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with two validations, whose best was exported at the end."""
     folder = tmp_path_factory.mktemp("run")
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    best = ModelCheckpoint(filename="best-{step:08d}", auto_insert_metric_name=False, monitor="followir/score_b")
     task = write_task(folder.with_name("task-of-the-run"), num_queries=2, num_candidates=30)
     fit = trainer(
         folder,
         FollowIRValidation([task]),
-        best,
+        Checkpoints(monitor="followir/score_b"),
         ExportBest("mit"),
         max_steps=2,
         val_check_interval=1,
         enable_checkpointing=True,
+        plugins=[ManifestIO()],
     )
     fit.fit(retriever(modernbert, "weighted"), synthetic_data())
     config = {"seed_everything": 0, "model": {"checkpoint": str(modernbert)}, "data": {"path": "owner/table"}}
@@ -266,7 +266,8 @@ def test_the_card_of_a_run(run: Path, tmp_path: Path) -> None:
 
 
 def load_steps(run: Path) -> int:
-    (best,) = (run / "checkpoints").glob("best-*.ckpt")
+    best = manifests.best(run / "checkpoints")
+    assert best is not None
     return torch.load(best, weights_only=True)["global_step"]
 
 

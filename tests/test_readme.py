@@ -47,7 +47,7 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path) -> None:
         arguments = [str(tmp_path / word) if word.endswith(".trec") else word for word in words]
         arguments = arguments[arguments.index("ifir_lightning") + 1 :]
         if arguments[0] == "fit":
-            max_steps = 4 if "--ckpt_path" in arguments else 2
+            max_steps = 2 if "configs/quickstart.yaml" in arguments else 4
             arguments += [*SMOKE, f"--trainer.default_root_dir={folder}", f"--trainer.max_steps={max_steps}"]
         if arguments[0] == "study":
             arguments = ["study", str(smoke_study(tmp_path, ROOT / arguments[1])), "--output", str(tmp_path / "study")]

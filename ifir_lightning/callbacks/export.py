@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
+from ifir_lightning import manifests
 from ifir_lightning.errors import InputError
 from ifir_lightning.export import export_format, write_export
 from ifir_lightning.model_card import model_card, read_history_of
@@ -14,7 +14,7 @@ from ifir_lightning.retriever import load_retriever
 
 
 class ExportBest(Callback):
-    """Exports the best checkpoint (the last where none is monitored) into ``<run folder>/export``.
+    """Exports the best checkpoint (the newest where none was validated) into ``<run folder>/export``.
 
     A model that no other library could compute (a pooling of your own, ...) is not exported; a warning says so before
     training begins.
@@ -40,21 +40,14 @@ class ExportBest(Callback):
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Export, where there is a checkpoint."""
         assert isinstance(module, RetrieverModule)
-        checkpoint = _best(trainer)
         if not self.possible:
             return
+        folder = Path(trainer.default_root_dir)
+        checkpoint = manifests.best(folder / "checkpoints") or manifests.newest(folder / "checkpoints")
         if checkpoint is None:
-            rank_zero_warn("ExportBest: no checkpoint was written, nothing is exported: add a ModelCheckpoint")
+            rank_zero_warn("ExportBest: no checkpoint was written, nothing is exported: add Checkpoints")
             return
-        output = Path(trainer.default_root_dir) / "export"
-        retriever = load_retriever(checkpoint, trust_remote_code=module.retriever.backbone.trust_remote_code)
-        card = model_card(retriever, read_history_of(checkpoint), str(output), self.license)
+        output = folder / "export"
+        retriever = load_retriever(str(checkpoint), trust_remote_code=module.retriever.backbone.trust_remote_code)
+        card = model_card(retriever, read_history_of(str(checkpoint)), str(output), self.license)
         write_export(retriever, output, card, overwrite=True)
-
-
-def _best(trainer: Trainer) -> str | None:
-    """File of the best checkpoint, else of the last."""
-    callbacks = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
-    callbacks.sort(key=lambda each: each.monitor is None)
-    files = [file for each in callbacks for file in (each.best_model_path, each.last_model_path) if file]
-    return files[0] if files else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from ifir_lightning import manifests
 from ifir_lightning.errors import InputError, reason
 from ifir_lightning.models.layouts import Checkpoint, read_folder
 from ifir_lightning.models.snapshot import read_snapshot
@@ -54,7 +55,7 @@ def is_hub_id(checkpoint: str) -> bool:
 
 
 def find_ckpt(run: str) -> Path:
-    """The .ckpt file itself, or the one of a run folder: the newest best-*.ckpt, else the last.
+    """The .ckpt file itself, or the one of a run folder: the best, else the newest, that is whole.
 
     Raises:
         InputError: There is none.
@@ -62,14 +63,14 @@ def find_ckpt(run: str) -> Path:
     path = Path(run)
     if path.is_file():
         return path
-    files = sorted((path / "checkpoints").glob("best-*.ckpt")) or sorted((path / "checkpoints").glob("*.ckpt"))
-    if not files:
+    found = manifests.best(path / "checkpoints") or manifests.newest(path / "checkpoints")
+    if found is None:
         raise InputError(
             f"checkpoint {run!r} is a run folder without a checkpoints/*.ckpt; allowed is a run that wrote one: "
             "choose another, or let fit reach its first validation"
         )
-    _log.info("%s: taking %s", run, files[-1])
-    return files[-1]
+    _log.info("%s: taking %s", run, found)
+    return found
 
 
 def _folder(checkpoint: str, trust_remote_code: bool) -> Path:

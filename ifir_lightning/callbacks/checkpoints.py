@@ -1,0 +1,87 @@
+"""Checkpoints: which moments of a run are written, and which of them are kept."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_warn
+
+from ifir_lightning import manifests
+from ifir_lightning.errors import InputError
+
+Monitor = Literal["followir/p_mrr", "followir/score_b"]
+
+
+class Checkpoints(Checkpoint):
+    """Writes ``<run folder>/checkpoints/step-XXXXXXXX.ckpt`` and its manifest, never over another.
+
+    After each validation, with its score; at the end of each epoch and of the run; and, if asked for, every so many
+    optimizer steps. Always between two optimizer steps: half a step's gradients are in no checkpoint. The best and the
+    last ones are kept; which is which stands in the manifests, so the callback remembers nothing.
+
+    Args:
+        monitor: The metric of the best, higher is better.
+        keep_last: How many of the newest are kept beside the best; two, so that a damaged one has a predecessor.
+        every_n_steps: Also write one every so many optimizer steps; by default only as above.
+
+    Raises:
+        InputError: ``keep_last`` or ``every_n_steps`` below 1.
+    """
+
+    def __init__(
+        self, monitor: Monitor = "followir/p_mrr", keep_last: int = 2, every_n_steps: int | None = None
+    ) -> None:
+        for name, value in (("keep_last", keep_last), ("every_n_steps", every_n_steps)):
+            if value is not None and value < 1:
+                raise InputError(f"Checkpoints: {name} is {value}; allowed is 1 or more: raise it")
+        self.monitor, self.keep_last, self.every_n_steps = monitor, keep_last, every_n_steps
+        self._score: tuple[str, float] | None = None
+        self._step_before = 0
+        self._due = False
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._step_before = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step_before:  # gradients of the next step are being accumulated
+            return
+        loop = trainer.fit_loop.epoch_loop
+        self._due |= (
+            loop.batch_progress.is_last_batch
+            or trainer.should_stop
+            or trainer.global_step == trainer.max_steps
+            or (self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0)
+        )
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        if self._due and not loop._should_check_val_fx(fetcher):  # a resumed run would skip that validation
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if trainer.global_step == self._step_before:
+            self._due = True
+            rank_zero_warn(
+                f"Checkpoints: the validation at step {trainer.global_step} fell between the batches of one step, so "
+                "the next step is written, without a score: make trainer.val_check_interval a multiple of "
+                "trainer.accumulate_grad_batches"
+            )
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        self._score = None if value is None else (self.monitor, float(value))
+        self.save(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[manifests.SCORE] = self._score
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the checkpoint of this step, then remove what is not kept; called by all ranks."""
+        folder = Path(trainer.default_root_dir) / "checkpoints"
+        trainer.save_checkpoint(folder / f"step-{trainer.global_step:08d}.ckpt", weights_only=False)
+        self._score, self._due = None, False
+        if trainer.is_global_zero:
+            manifests.prune(folder, self.keep_last)

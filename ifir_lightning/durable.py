@@ -1,0 +1,88 @@
+"""Files that are on disk whole or not at all, with the hash of the bytes that went there.
+
+A file is written beside its place (a rename does not cross file systems), flushed to the disk, and renamed; then the
+folder is flushed, so that the name survives a loss of power too. Whoever dies in between leaves a ``.partial``.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+PARTIAL = ".partial"
+
+
+class HashedFile:
+    """What ``torch.save`` and its like write to, from the first byte to the last.
+
+    A write that fails, on a full disk for one, is remembered, and what follows is dropped: torch's writer is C++ and
+    ends the process if an exception of Python's crosses it.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash, self._size = file, hashlib.sha256(), 0
+        self._error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        if self._error is None:
+            try:
+                self._file.write(data)
+                self._hash.update(data)
+                self._size += len(data)
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing before the end."""
+
+    def digest(self) -> tuple[int, str]:
+        """Size in bytes and sha256; OSError if a write failed."""
+        if self._error is not None:
+            raise self._error
+        return self._size, self._hash.hexdigest()
+
+
+def write_partial(path: Path, write: Callable[[HashedFile], object]) -> tuple[int, str]:
+    """Write what shall become ``path`` beside it; size and sha256. A file that fails is removed again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with open(partial, "wb") as file:
+            hashed = HashedFile(file)
+            write(hashed)
+            digest = hashed.digest()
+            file.flush()
+            os.fsync(file.fileno())
+        return digest
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def commit(path: Path) -> None:
+    """What was written beside ``path`` takes its place."""
+    os.replace(path.with_name(path.name + PARTIAL), path)
+    flush_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A whole small file."""
+    write_partial(path, lambda file: file.write(text.encode()))
+    commit(path)
+
+
+def flush_folder(folder: Path) -> None:
+    """Names in a folder as they are now, to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def hash_file(path: Path) -> tuple[int, str]:
+    """Size and sha256 of what a file holds."""
+    with open(path, "rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()

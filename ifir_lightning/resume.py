@@ -1,0 +1,139 @@
+"""Where ``fit`` starts: at step 0, or at the newest whole checkpoint of its run folder."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ifir_lightning import manifests
+from ifir_lightning.errors import InputError
+from ifir_lightning.models.snapshot import read_history
+from ifir_lightning.security import check_checkpoint
+
+_log = logging.getLogger(__name__)
+Resume = Literal["auto", "never"]
+_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision")
+_HOW_NOT_WHAT = (
+    "data.num_workers",
+    "model.backbone.attention",
+    "model.backbone.compile",
+    "model.backbone.max_padded_tokens",
+    "model.backbone.max_tokens_per_chunk",
+    "model.backbone.trust_remote_code",
+)
+"""Settings of model and data that change how fast, not what is computed (but for rounding)."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint to continue, and the optimizer steps that it has done."""
+
+    checkpoint: Path
+    step: int
+
+
+def training_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a recipe that change what training computes, as dotted keys: the seed, the model, the data, and of
+    the trainer what touches gradients. Number of steps, devices, workers, validation and logging may change.
+    """
+    trainer = {name: config["trainer"][name] for name in _TRAINER}
+    parts = {name: config[name] for name in ("seed_everything", "model", "data")}
+    flat = _flatten({**parts, "trainer": trainer})
+    return {key: value for key, value in flat.items() if key not in _HOW_NOT_WHAT}
+
+
+def find_start(folder: Path, ckpt_path: str | None, resume: Resume, settings: dict[str, Any]) -> Start | None:
+    """The checkpoint that ``fit`` continues, or None where it begins.
+
+    Args:
+        folder: The run folder.
+        ckpt_path: A file inside it, a folder, ``last`` or ``best``: what the user wants to continue, with whatever
+            settings. Without it and with ``resume`` auto, the newest whole checkpoint there, with the same settings.
+        resume: ``auto`` or ``never``.
+        settings: ``training_settings``.
+
+    Raises:
+        InputError: Checkpoints of which none is whole, or of a run with other settings; a run that ``resume`` or
+            ``ckpt_path`` does not continue.
+    """
+    if ckpt_path is not None:
+        return _named_start(folder, ckpt_path)
+    if resume == "never":
+        _check_empty(folder)
+        return None
+    checkpoint = manifests.newest(folder / "checkpoints")
+    if checkpoint is None:
+        if holds_run(folder):
+            _log.warning("%s holds a run without a checkpoint: fit begins at step 0", folder)
+        return None
+    check_checkpoint(str(checkpoint))
+    manifest = manifests.read_manifest(checkpoint)
+    _check_settings(folder, manifest.settings, settings)
+    if manifest.versions != (now := manifests.versions()):
+        changed = [f"{name} {was} -> {now.get(name)}" for name, was in manifest.versions.items() if now[name] != was]
+        _log.warning("%s: other versions than before (%s): numbers may differ in rounding", folder, ", ".join(changed))
+    return Start(checkpoint, manifest.step)
+
+
+def find_checkpoint(folder: Path, ckpt_path: str, of_run: Literal["newest", "best"]) -> Path:
+    """What ``--ckpt_path`` names: a checkpoint; ``last`` or ``best`` of the run folder; a run folder, of which one is
+    taken. It holds nothing but data (``security.check_checkpoint``).
+
+    Raises:
+        InputError: It names nothing that can be read.
+    """
+    path = Path(ckpt_path)
+    if ckpt_path in ("last", "best"):
+        path, of_run = folder, "newest" if ckpt_path == "last" else "best"
+    checkpoints = path if path.name == "checkpoints" else path / "checkpoints"
+    if path != folder and not checkpoints.is_dir():
+        check_checkpoint(ckpt_path)
+        return path
+    found = (manifests.best(checkpoints) if of_run == "best" else None) or manifests.newest(checkpoints)
+    if found is None:
+        raise InputError(
+            f"ckpt_path {ckpt_path}: {checkpoints} holds no checkpoint; allowed are a .ckpt file, a run folder, last "
+            "and best: check --ckpt_path, or let fit reach its first checkpoint"
+        )
+    check_checkpoint(str(found))
+    return found
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has written into the folder."""
+    written = [folder / "metrics.csv", folder / "checkpoints", *folder.glob("followir/step-*")]
+    return any(path.exists() for path in written)
+
+
+def _named_start(folder: Path, ckpt_path: str) -> Start:
+    checkpoint = find_checkpoint(folder, ckpt_path, "newest")
+    if folder.resolve() not in checkpoint.resolve().parents:
+        _check_empty(folder)
+    if manifests.manifest_path(checkpoint).is_file():
+        return Start(checkpoint, manifests.read_manifest(checkpoint).step)
+    return Start(checkpoint, read_history(checkpoint)[1])
+
+
+def _check_empty(folder: Path) -> None:
+    if holds_run(folder):
+        raise InputError(
+            f"trainer.default_root_dir {folder} already holds a run; allowed is an empty folder or the continuation of "
+            "that run: choose another folder, or continue it with --resume auto or --ckpt_path last"
+        )
+
+
+def _check_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    keys = sorted((before.keys() | now.keys()).difference(_HOW_NOT_WHAT))  # an older version may have written one
+    changed = [key for key in keys if before.get(key) != now.get(key)]
+    if before and changed:
+        named = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
+        raise InputError(
+            f"trainer.default_root_dir {folder} holds a run with other settings: {named}; to continue it they must be "
+            "the same: restore them, choose another folder, or continue on purpose with --ckpt_path last"
+        )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix.removesuffix("."): value}
+    return {key: leaf for name, part in value.items() for key, leaf in _flatten(part, f"{prefix}{name}.").items()}

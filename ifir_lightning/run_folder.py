@@ -1,0 +1,81 @@
+"""One run folder, one line of time: what a new start clears away, and the lock that keeps a second job out."""
+
+import csv
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+from ifir_lightning import durable
+from ifir_lightning.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+
+def lock(folder: Path) -> None:
+    """Take the folder until this process ends, however it ends.
+
+    Raises:
+        InputError: Another process trains in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)  # never closed: that would give the lock back
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process: workers that outlive it do not keep it
+    except BlockingIOError as error:
+        os.close(handle)
+        raise InputError(
+            f"trainer.default_root_dir {folder} is in use by another fit; allowed is one at a time: wait for it, end "
+            "it, or choose another folder"
+        ) from error
+
+
+def clear(folder: Path, step: int) -> None:
+    """Make the folder that of a run which has done ``step`` steps; at 0, of one that begins.
+
+    Files that were being written when a process died are removed. What lies after ``step`` (checkpoints that are
+    damaged or that the user passed over, validations, rows of metrics.csv) will come again or belongs to another
+    line of time: it is moved into ``abandoned/NNN-from-step-XXXXXXXX``, nothing is lost.
+    """
+    checkpoints = folder / "checkpoints"
+    for partial in checkpoints.glob(f"*{durable.PARTIAL}"):
+        partial.unlink()
+    for manifest in checkpoints.glob("step-*.json"):
+        if not manifest.with_suffix(".ckpt").exists():
+            manifest.unlink()
+    number = len(list(folder.glob("abandoned/*"))) + 1
+    aside = folder / "abandoned" / f"{number:03d}-from-step-{step:08d}"
+    later = [path for path in checkpoints.glob("step-*") if _step(path) > step]
+    later += [path for path in folder.glob("followir/step-*") if _step(path) > step or step == 0]
+    for path in later:
+        target = aside / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+    cut = _cut_metrics(folder / "metrics.csv", step, aside / "metrics.csv")
+    if later or cut:
+        _log.info("what %s holds after step %d is moved into %s", folder, step, aside)
+
+
+def _step(path: Path) -> int:
+    """The number in step-XXXXXXXX[.suffix]; -1 for other names."""
+    digits = path.name.removeprefix("step-").partition(".")[0]
+    return int(digits) if digits.isdigit() else -1
+
+
+def _cut_metrics(path: Path, step: int, aside: Path) -> bool:
+    """Move rows after ``step`` (at step 0, all) into a file of their own; whether there were any."""
+    if not path.exists():
+        return False
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file))
+    at = header.index("step")
+    kept = [row for row in rows if int(row[at]) <= step and step > 0]
+    later = [row for row in rows if int(row[at]) > step or step == 0]
+    if later:
+        _write_rows(aside, [header, *later])
+        _write_rows(path, [header, *kept])
+    return bool(later)
+
+
+def _write_rows(path: Path, rows: list[list[str]]) -> None:
+    durable.write_text(path, "".join(",".join(row) + "\n" for row in rows))

@@ -1,0 +1,87 @@
+"""Which moments of a run become checkpoints, and that each continues it exactly."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import DROPOUT, TINY, Recorder, retriever, synthetic_data, trainer, write_task
+
+from ifir_lightning import manifests
+from ifir_lightning.callbacks.checkpoint_io import ManifestIO
+from ifir_lightning.callbacks.checkpoints import Checkpoints
+from ifir_lightning.callbacks.followir import FollowIRValidation
+from ifir_lightning.errors import InputError
+
+ALL = 100
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_task(tmp_path_factory.mktemp("tasks") / "task", num_queries=2, num_candidates=30)
+
+
+def fit(
+    folder: Path, backbone: Path, task: str, saver: Checkpoints, ckpt_path: Path | None = None, **settings: Any
+) -> tuple[list[Any], dict[str, torch.Tensor]]:
+    """Batches (7 an epoch) and final weights."""
+    recorder, module = Recorder(), retriever(backbone, config=TINY | DROPOUT)
+    plain = {"enable_checkpointing": True, "check_val_every_n_epoch": None, "plugins": [ManifestIO()]}
+    fit_trainer = trainer(folder, recorder, FollowIRValidation([task]), saver, **(plain | settings))
+    fit_trainer.fit(module, synthetic_data(29, 4), ckpt_path=ckpt_path)
+    return recorder.rows, module.state_dict()
+
+
+def written(folder: Path) -> list[tuple[int, bool]]:
+    """Step, and whether it was validated, of each checkpoint; all are whole."""
+    found = [manifests.verify(path) for path in manifests.in_order(folder / "checkpoints")]
+    return [(manifest.step, manifest.score is not None) for manifest in found]
+
+
+def test_validations_epoch_ends_and_the_last_step(modernbert: Path, task: str, tmp_path: Path) -> None:
+    fit(tmp_path, modernbert, task, Checkpoints(keep_last=ALL), max_steps=11, val_check_interval=3)
+    assert written(tmp_path) == [(3, True), (6, True), (7, False), (9, True), (11, False)]
+
+
+def test_every_n_steps_and_a_validation_at_the_same_step(modernbert: Path, task: str, tmp_path: Path) -> None:
+    saver = Checkpoints(keep_last=ALL, every_n_steps=2)
+    fit(tmp_path, modernbert, task, saver, max_steps=6, val_check_interval=4)
+    assert written(tmp_path) == [(2, False), (4, True), (6, False)]
+
+
+def test_the_score_is_that_of_the_validation(modernbert: Path, task: str, tmp_path: Path) -> None:
+    saver = Checkpoints("followir/score_b", keep_last=ALL)
+    fit(tmp_path, modernbert, task, saver, max_steps=2, val_check_interval=1)
+    for path in manifests.in_order(tmp_path / "checkpoints"):
+        name, value = manifests.read_manifest(path).score or ("", 0.0)
+        record = (tmp_path / "followir" / path.stem / "metrics.json").read_text()
+        assert name == "followir/score_b"
+        assert f'"score_b": {value:.4f}'[:-1] in record
+
+
+def test_half_a_step_is_never_written_and_the_next_whole_one_is(modernbert: Path, task: str, tmp_path: Path) -> None:
+    """Two batches a step, seven an epoch: steps end at batches 2, 4, 6, 7, 9, ...; validation at every third."""
+    settings = {"max_steps": 6, "val_check_interval": 3, "accumulate_grad_batches": 2}
+    with pytest.warns(UserWarning, match=r"validation at step 1 fell between the batches of one step"):
+        rows, weights = fit(tmp_path, modernbert, task, Checkpoints(keep_last=ALL), **settings)
+    assert written(tmp_path) == [(2, False), (3, True), (4, False), (5, True), (6, False)]
+    batches = {2: 4, 3: 6, 4: 7, 5: 9, 6: 11}
+    for path in manifests.in_order(tmp_path / "checkpoints")[:-1]:
+        step = manifests.read_manifest(path).step
+        rest, again = fit(tmp_path / f"{step}", modernbert, task, Checkpoints(), path, **settings)
+        assert rest == rows[batches[step] :]
+        assert all(torch.equal(again[name], weight) for name, weight in weights.items())
+
+
+def test_the_best_and_the_last_are_kept(modernbert: Path, task: str, tmp_path: Path) -> None:
+    fit(tmp_path / "all", modernbert, task, Checkpoints(keep_last=ALL), max_steps=6, val_check_interval=1)
+    fit(tmp_path / "few", modernbert, task, Checkpoints(keep_last=1), max_steps=6, val_check_interval=1)
+    best = manifests.best(tmp_path / "all" / "checkpoints")
+    assert best is not None
+    assert {step for step, _ in written(tmp_path / "few")} == {manifests.read_manifest(best).step, 6}
+
+
+@pytest.mark.parametrize("setting", ["keep_last", "every_n_steps"])
+def test_settings_are_checked(setting: str) -> None:
+    with pytest.raises(InputError, match=f"{setting} is 0; allowed is 1 or more"):
+        Checkpoints(**{setting: 0})
