@@ -34,8 +34,8 @@ from ifir_lightning.commands.teach import teach
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
 from ifir_lightning.module import RetrieverModule
-from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, is_run_folder, training_settings
-from ifir_lightning.security import check_checkpoint, refusal, restrict_imports
+from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, training_settings
+from ifir_lightning.security import refusal, restrict_imports
 
 _log = logging.getLogger(__name__)
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
@@ -115,8 +115,6 @@ class RetrieverCLI(LightningCLI):
             )
         if self._get(self.config, "weights_only") is False:
             raise InputError("weights_only is false; allowed is true, since a pickle could run code: leave it out")
-        if checkpoint not in (None, "best", "last") and not is_run_folder(checkpoint):
-            check_checkpoint(str(checkpoint))
         if self.subcommand == "fit":
             config = self.config["fit"]
             dumped = self._parser("fit").dump(config, format="json", skip_none=False, skip_link_targets=False)
@@ -183,6 +181,7 @@ def main() -> None:
                 PromptrieverData,
                 save_config_callback=RunConfig,
                 parser_class=RecipeParser,
+                save_config_callback=RunConfig,
                 parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
                 seed_everything_default=0,
                 auto_configure_optimizers=False,

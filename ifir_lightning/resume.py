@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ifir_lightning import manifests
 from ifir_lightning.errors import InputError
 from ifir_lightning.models.snapshot import read_history
+from ifir_lightning.security import check_checkpoint
 
 _log = logging.getLogger(__name__)
 Resume = Literal["auto", "never"]
@@ -65,6 +66,7 @@ def find_start(folder: Path, ckpt_path: str | None, resume: Resume, settings: di
         if holds_run(folder):
             _log.warning("%s holds a run without a checkpoint: fit begins at step 0", folder)
         return None
+    check_checkpoint(str(checkpoint))
     manifest = manifests.read_manifest(checkpoint)
     _check_settings(folder, manifest.settings, settings)
     if manifest.versions != (now := manifests.versions()):
@@ -74,31 +76,27 @@ def find_start(folder: Path, ckpt_path: str | None, resume: Resume, settings: di
 
 
 def find_checkpoint(folder: Path, ckpt_path: str, of_run: Literal["newest", "best"]) -> Path:
-    """What ``--ckpt_path`` names: a file; ``last`` or ``best`` of the run folder; a run folder, of which one is taken.
+    """What ``--ckpt_path`` names: a checkpoint; ``last`` or ``best`` of the run folder; a run folder, of which one is
+    taken. It holds nothing but data (``security.check_checkpoint``).
 
     Raises:
-        InputError: It names nothing.
+        InputError: It names nothing that can be read.
     """
-    if "://" in ckpt_path:
-        raise InputError(f"ckpt_path {ckpt_path} is a URL; allowed are files of this machine: download it first")
     path = Path(ckpt_path)
     if ckpt_path in ("last", "best"):
         path, of_run = folder, "newest" if ckpt_path == "last" else "best"
-    if path.is_file() or manifests.manifest_path(path).is_file():
-        return path
     checkpoints = path if path.name == "checkpoints" else path / "checkpoints"
+    if path != folder and not checkpoints.is_dir():
+        check_checkpoint(ckpt_path)
+        return path
     found = (manifests.best(checkpoints) if of_run == "best" else None) or manifests.newest(checkpoints)
     if found is None:
         raise InputError(
-            f"ckpt_path {ckpt_path}: no such file, and no run folder with checkpoints; allowed are a .ckpt file, a run "
-            "folder, last and best: check --ckpt_path"
+            f"ckpt_path {ckpt_path}: {checkpoints} holds no checkpoint; allowed are a .ckpt file, a run folder, last "
+            "and best: check --ckpt_path, or let fit reach its first checkpoint"
         )
+    check_checkpoint(str(found))
     return found
-
-
-def is_run_folder(path: str) -> bool:
-    """Whether ``--ckpt_path`` names a run folder or its folder of checkpoints."""
-    return (Path(path) / "checkpoints").is_dir() or (Path(path).name == "checkpoints" and Path(path).is_dir())
 
 
 def holds_run(folder: Path) -> bool:
