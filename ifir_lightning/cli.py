@@ -179,7 +179,6 @@ def main() -> None:
             RetrieverCLI(
                 RetrieverModule,
                 PromptrieverData,
-                save_config_callback=RunConfig,
                 parser_class=RecipeParser,
                 save_config_callback=RunConfig,
                 parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
