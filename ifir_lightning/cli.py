@@ -22,6 +22,7 @@ from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.callbacks.prediction import TrecPrediction
 from ifir_lightning.commands.evaluate import evaluate
 from ifir_lightning.commands.export import export
+from ifir_lightning.commands.mine import mine
 from ifir_lightning.commands.study import study
 from ifir_lightning.commands.synthesize import synthesize
 from ifir_lightning.commands.teach import teach
@@ -35,6 +36,7 @@ TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "export": export,
+    "mine": mine,
     "study": study,
     "synthesize": synthesize,
     "teach": teach,
@@ -47,6 +49,7 @@ USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
   predict     rank candidates and write a TREC run
   evaluate    p-MRR and Scores of a TREC run, whoever made it
   export      write a model for PyLate and sentence-transformers, or onto the hub
+  mine        write a training table with hard negatives that a retriever found
   study       many trainings that answer one question, and their report
   synthesize  write the quickstart's instruction world in the published layouts
   teach       write a teacher's scores of a training table, to distil from
