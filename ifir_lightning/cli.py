@@ -28,6 +28,7 @@ from ifir_lightning.commands.compare import compare
 from ifir_lightning.commands.evaluate import evaluate
 from ifir_lightning.commands.explain import explain
 from ifir_lightning.commands.export import export
+from ifir_lightning.commands.mine import mine
 from ifir_lightning.commands.study import study
 from ifir_lightning.commands.synthesize import synthesize
 from ifir_lightning.commands.teach import teach
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "explain": explain,
     "export": export,
+    "mine": mine,
     "study": study,
     "synthesize": synthesize,
     "teach": teach,
@@ -60,6 +62,7 @@ USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
   explain     why passages of a query move when its instruction changes, token by token
   compare     runs side by side: intervals, paired tests, curves, one HTML file
   export      write a model for PyLate and sentence-transformers, or onto the hub
+  mine        write a training table with hard negatives that a retriever found
   study       many trainings that answer one question, and their report
   synthesize  write the quickstart's instruction world in the published layouts
   teach       write a teacher's scores of a training table, to distil from

@@ -61,28 +61,28 @@ def search(
     blocks = encoded.split(*(min(QUERIES_PER_BLOCK, len(encoded) - start) for start in starts))
     ordered = sorted(passages, reverse=True)
     place_of = {id_: place for place, id_ in enumerate(ordered)}
-    best = [_nothing(len(block), retriever.device) for block in blocks]
+    best = [nothing(len(block), retriever.device) for block in blocks]
     cut = total = 0
     with closing(passage_chunks(retriever, passages, passages, max_tokens)) as chunks:
         for chunk in chunks:
             embeddings = retriever(chunk.tokens.to(retriever.device, non_blocking=True))
             places_P = torch.tensor([place_of[id_] for id_ in chunk.ids], device=retriever.device)
             for number, block in enumerate(blocks):
-                best[number] = _merge(best[number], retriever.scorer(block, embeddings), places_P, depth)
+                best[number] = merge(best[number], retriever.scorer(block, embeddings), places_P, depth)
             cut, total = cut + int(chunk.tokens.cut_B.sum()), total + int(chunk.tokens.lengths_B.sum())
             advance(len(chunk.ids))
     return _gather(_run(list(queries), ordered, best), depth), share_cut(cut, total)
 
 
-_Best = tuple[Tensor, Tensor]
+Best = tuple[Tensor, Tensor]
 """scores_QK of each query's best passages so far, best first, and their places_QK in descending order of ids."""
 
 
-def _nothing(num_queries: int, device: torch.device) -> _Best:
+def nothing(num_queries: int, device: torch.device) -> Best:
     return torch.empty(num_queries, 0, device=device), torch.empty(num_queries, 0, dtype=torch.int64, device=device)
 
 
-def _merge(best: _Best, scores_QP: Tensor, places_P: Tensor, depth: int) -> _Best:
+def merge(best: Best, scores_QP: Tensor, places_P: Tensor, depth: int) -> Best:
     """The best of both, by score and then by place."""
     scores_QK = torch.cat([best[0], scores_QP], dim=1)
     places_QK, order_QK = torch.cat([best[1], places_P.expand(scores_QP.shape)], dim=1).sort(dim=1)
@@ -90,7 +90,7 @@ def _merge(best: _Best, scores_QP: Tensor, places_P: Tensor, depth: int) -> _Bes
     return scores_QK[:, :depth], places_QK.gather(1, order_QK)[:, :depth]
 
 
-def _run(query_ids: list[str], passage_ids: list[str], best: list[_Best]) -> Run:
+def _run(query_ids: list[str], passage_ids: list[str], best: list[Best]) -> Run:
     scores = [row for scores_QK, _ in best for row in scores_QK.tolist()]
     places = [row for _, places_QK in best for row in places_QK.tolist()]
     return {

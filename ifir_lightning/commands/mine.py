@@ -1,0 +1,138 @@
+"""The command ``mine``: a training table whose hard negatives a retriever found."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+
+from ifir_lightning.data import formats
+from ifir_lightning.data.pool import fingerprint_pool, read_pool, table_pool
+from ifir_lightning.data.teacher_cache import fingerprint, write_whole
+from ifir_lightning.errors import InputError
+from ifir_lightning.mining import STATE, Choice, Miner, check_pool
+from ifir_lightning.records import Passage
+from ifir_lightning.retriever import Retriever, load_retriever
+from ifir_lightning.teachers import weights_digest
+
+_log = logging.getLogger(__name__)
+
+MANIFEST, TABLE = "mining.json", "train.parquet"
+_COLUMN = "negative_passages"
+_PASSAGES = pa.list_(pa.struct([("docid", pa.string()), ("text", pa.string()), ("title", pa.string())]))
+_ROWS_PER_GROUP = 10_000
+
+
+def mine(
+    checkpoint: str,
+    data: str,
+    output: str,
+    pool: str | None = None,
+    choice: Choice = Choice(),  # noqa: B008  (frozen)
+    max_tokens: int = 16384,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Write the table anew with mined hard negatives; started again, it continues where it was interrupted.
+
+    Args:
+        checkpoint: the retriever: a run folder, a .ckpt file, or any folder or hub id that model.checkpoint takes.
+        data: the training table, as data.path of a recipe. All but its hard negatives stays as it is.
+        output: folder of the new table: new, or one that the same command began.
+        pool: a .jsonl or .parquet file, or a folder of them, with docid (or _id, id), text and, if you like, title; by
+            default the positives and hard negatives of the table.
+        choice: ranks and margins.
+        max_tokens: tokens encoded at a time.
+        device: where it computes, e.g. cuda:1; by default a GPU if there is one.
+        trust_remote_code: allow the checkpoint to run code of its own.
+    """
+    table = formats.open_table(data)
+    formats.check_table(table, data)
+    passages = table_pool(table, data) if pool is None else read_pool(pool)
+    check_pool(passages, choice)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    retriever = load_retriever(checkpoint, device=place, trust_remote_code=trust_remote_code)
+    folder = Path(output)
+    _begin(folder, _identity(checkpoint, retriever, table, passages, choice))
+    if not (folder / TABLE).exists():
+        rows = [formats.to_row(record) for record in table]
+        negatives = Miner(retriever, passages, choice, max_tokens)(rows, folder)
+        _write_table(table, negatives, folder / TABLE)
+        _report(negatives, choice)
+    (folder / STATE).unlink(missing_ok=True)
+    Console(soft_wrap=True).print(f"wrote {output}; train with --data.path {output}")
+
+
+def _identity(
+    checkpoint: str, retriever: Retriever, table: datasets.Dataset, pool: Sequence[Passage], choice: Choice
+) -> dict[str, Any]:
+    text = {name: str(value) for name, value in asdict(retriever.tokenizer.format).items()}
+    return {
+        "checkpoint": checkpoint,
+        "weights": weights_digest(retriever),
+        "data": fingerprint(table),
+        "pool": fingerprint_pool(pool),
+        **asdict(choice),
+        **text,
+    }
+
+
+def _begin(folder: Path, identity: dict[str, Any]) -> None:
+    """Write what is going to be mined, or see that the folder holds the same."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / MANIFEST, (json.dumps(identity, indent=2) + "\n").encode())
+        return
+    try:
+        written = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder} holds something else (no readable {MANIFEST}); allowed is a new or empty folder, or one that "
+            "mine began: name another --output"
+        ) from error
+    for name, value in identity.items():
+        if written.get(name) != value:
+            raise InputError(
+                f"{folder} was mined with {name} {written.get(name)!r}, now it is {value!r}; allowed is to continue "
+                "the same: name another --output, or remove the folder"
+            )
+
+
+def _write_table(table: datasets.Dataset, negatives: Sequence[Sequence[Passage]], path: Path) -> None:
+    """The table with other hard negatives, and without teacher scores, which would be those of the old ones."""
+    bare = table.remove_columns([name for name in ("teacher_scores",) if name in table.column_names])
+    partial = path.with_name(path.name + ".partial")
+    with pq.ParquetWriter(partial, _replaced(bare.data.table.slice(0, 0), []).schema) as file:
+        for part, own in _parts(bare, negatives):
+            file.write_table(_replaced(part, own))
+    os.replace(partial, path)
+
+
+def _parts(table: datasets.Dataset, negatives: Sequence[Sequence[Passage]]) -> Iterator[tuple[pa.Table, Any]]:
+    for start in range(0, len(table), _ROWS_PER_GROUP):
+        yield table.data.table.slice(start, _ROWS_PER_GROUP), negatives[start : start + _ROWS_PER_GROUP]
+
+
+def _replaced(part: pa.Table, negatives: Sequence[Sequence[Passage]]) -> pa.Table:
+    records = [[{"docid": p.id, "text": p.text, "title": p.title} for p in own] for own in negatives]
+    number = part.schema.get_field_index(_COLUMN)
+    return part.set_column(number, _COLUMN, pa.array(records, _PASSAGES)).replace_schema_metadata(None)
+
+
+def _report(negatives: Sequence[Sequence[Passage]], choice: Choice) -> None:
+    counts = [len(own) for own in negatives]
+    _log.info("%.1f hard negatives a row (%d to %d)", sum(counts) / len(counts), min(counts), max(counts))
+    if bare := counts.count(0):
+        _log.warning(
+            "%d of %d rows have no hard negative left: within ranks %d to %d all others score too high; lower the "
+            "margins, raise choice.rank_to, or train on rows that have some",
+            *(bare, len(counts), choice.rank_from, choice.rank_to),
+        )
