@@ -13,17 +13,22 @@ def draw_curves(folder: Path, output: Path) -> None:
     """Draw the validations under ``folder`` (``step-*/metrics.json``): p-MRR at the left, Score B at the right.
 
     One thin line per task, a thick one for their mean; both axes x100. The folder is the only memory, so a
-    resumed run keeps its curve.
+    resumed run keeps its curve. Where there are ``probe.json`` files, the instruction margin is drawn below.
     """
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("step-*/metrics.json"))]
-    figure = Figure(figsize=(11, 4.2), dpi=150, layout="constrained")
+    probes = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("step-*/probe.json"))]
+    num_lines = 2 if probes else 1
+    figure = Figure(figsize=(11, 4.2 * num_lines), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    (left, right), *below = figure.subplots(num_lines, 2, squeeze=False, sharex="col")
     _draw(left, records, "p_mrr", "p-MRR (x100; above 0: the instruction is followed)")
     _draw(right, records, "score_b", "Score B (x100; original instruction, original qrels)")
     left.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     right.set_ylim(0, 105)
     left.legend(frameon=False, fontsize=8)
+    for margin, accuracy in below:
+        _draw_probe(margin, probes, "margin", "held-out rows: s(positive) - s(instruction negative)")
+        _draw_probe(accuracy, probes, "accuracy", "held-out rows: positive beats instruction negatives (%)")
     figure.suptitle(f"FollowIR validation of {output.resolve().parent.name}", fontsize=11)
     figure.savefig(output)
 
@@ -37,6 +42,18 @@ def _draw(axes: Axes, records: list[dict[str, Any]], key: str, label: str) -> No
     means = [record["benchmark"][key] for record in records]
     axes.plot(steps, means, marker="o", markersize=4, linewidth=2.2, color="black", label="mean")
     axes.annotate(f"{means[-1]:.1f}", (steps[-1], means[-1]), xytext=(4, 4), textcoords="offset points", fontsize=9)
+    _label(axes, label)
+
+
+def _draw_probe(axes: Axes, probes: list[dict[str, Any]], key: str, label: str) -> None:
+    steps = [probe["step"] for probe in probes]
+    for suffix, name, color in (("", "with instruction", "black"), ("_without_instruction", "without it", "0.6")):
+        axes.plot(steps, [probe[key + suffix] for probe in probes], marker="o", markersize=4, color=color, label=name)
+    axes.legend(frameon=False, fontsize=8)
+    _label(axes, label)
+
+
+def _label(axes: Axes, label: str) -> None:
     axes.set_xlabel("training steps (optimizer updates)")
     axes.set_ylabel(label)
     axes.grid(alpha=0.25)

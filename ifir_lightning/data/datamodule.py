@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ifir_lightning import distributed
 from ifir_lightning.data import formats, order
 from ifir_lightning.data.collate import collate
+from ifir_lightning.data.held_out import held_out_rows
 from ifir_lightning.data.sampling import GroupSampler, check_group_size
 from ifir_lightning.data.teacher_cache import TeacherCache
 from ifir_lightning.data.teacher_scores import check_scores, has_scores
@@ -87,6 +88,19 @@ class PromptrieverData(LightningDataModule):
         self._check_teacher(self.selected)
         self._check_batches()
         self._fingerprint = formats.fingerprint(self.table)
+
+    def hold_out(self, share: float) -> np.ndarray:
+        """Take the rows of a share of the queries out of training, between ``setup`` and the first batch; which rows.
+
+        Raises:
+            InputError: A share that is not between 0 and 1, or that leaves less than a batch.
+        """
+        assert self.selected is not None
+        out = held_out_rows(self.table, share)[self.selected]
+        rows, self.selected = self.selected[out], self.selected[~out]
+        self.has_instruction = self.has_instruction[~out]
+        self._check_batches()
+        return rows
 
     def _check_groups(self, rows: np.ndarray) -> None:
         counts = formats.count_negatives(self.table)[rows]

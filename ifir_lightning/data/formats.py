@@ -255,6 +255,12 @@ def fingerprint(table: datasets.Dataset) -> str:
     return digest.hexdigest()
 
 
+def query_ids(table: datasets.Dataset) -> Iterator[str]:
+    """The query_id of each row."""
+    for chunk in _column(table, "query_id").chunks:
+        yield from map(str, chunk.to_pylist())
+
+
 def has_instruction(table: datasets.Dataset) -> np.ndarray:
     """The has_instruction column [num_rows] as booleans; null counts as False."""
     return pc.fill_null(_column(table, "has_instruction").cast(pa.bool_()), False).to_numpy()
