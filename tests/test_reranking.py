@@ -216,7 +216,7 @@ def test_an_error_while_tokenising_surfaces_as_itself(modernbert: Path, monkeypa
     with pytest.raises(InputError, match=r"^passage p5 is refused$"):
         reranker(module)(QUERIES, PASSAGES, CANDIDATES, done.append)
     assert 0 < sum(done) < NUM_PASSAGES  # the slices before it were encoded
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
 
 
 def test_the_thread_ends_when_encoding_fails(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +234,7 @@ def test_the_thread_ends_when_encoding_fails(modernbert: Path, monkeypatch: pyte
     module.retriever.tokenizer.passages = counted  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="out of memory"):
         reranker(module)(QUERIES, PASSAGES, CANDIDATES, out_of_memory)
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
     assert len(tokenised) <= 3  # the first slice and the two after it, of 11
 
 
