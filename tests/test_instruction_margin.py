@@ -153,3 +153,18 @@ def test_validate_reads_no_table(modernbert: Path, tmp_path: Path) -> None:
     validating = trainer(tmp_path, InstructionMarginProbe(), FollowIRValidation([task]))
     validating.validate(retriever(modernbert), synthetic_data(), verbose=False)
     assert not any("probe" in name for name in validating.callback_metrics)
+
+
+def test_a_run_goes_on_with_the_rows_that_it_began_with(modernbert: Path, tmp_path: Path) -> None:
+    first = trainer(tmp_path, InstructionMarginProbe(share=0.5), max_steps=1)
+    first.fit(retriever(modernbert), synthetic_data(num_rows=40))
+    first.save_checkpoint(tmp_path / "first.ckpt")
+    again, recorder = InstructionMarginProbe(share=0.5), Recorder()
+    settings = {"ckpt_path": str(tmp_path / "first.ckpt"), "weights_only": False}
+    trainer(tmp_path, again, recorder, max_steps=3).fit(retriever(modernbert), synthetic_data(num_rows=40), **settings)
+    assert len(recorder.rows) == 2
+    for callbacks in ([], [InstructionMarginProbe(share=0.2)]):
+        with pytest.raises(InputError, match=r"data\.num_rows is \d+, the checkpoint was written with \d+"):
+            trainer(tmp_path, *callbacks, max_steps=3).fit(
+                retriever(modernbert), synthetic_data(num_rows=40), **settings
+            )
