@@ -27,8 +27,8 @@ def draw_curves(folder: Path, output: Path) -> None:
     right.set_ylim(0, 105)
     left.legend(frameon=False, fontsize=8)
     for margin, accuracy in below:
-        _draw_probe(margin, probes, "margin", "held-out rows: s(positive) - s(instruction negative)")
-        _draw_probe(accuracy, probes, "accuracy", "held-out rows: positive beats instruction negatives (%)")
+        _draw_probe(margin, probes, "margin", "held-out rows: margin to instruction negatives")
+        _draw_probe(accuracy, probes, "accuracy", "held-out rows: positive before its negatives (%)")
     figure.suptitle(f"FollowIR validation of {output.resolve().parent.name}", fontsize=11)
     figure.savefig(output)
 
