@@ -6,6 +6,7 @@ folder is flushed, so that the name survives a loss of power too. Whoever dies i
 
 import hashlib
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -44,10 +45,15 @@ class HashedFile:
         return self._size, self._hash.hexdigest()
 
 
+def partial_of(path: Path) -> Path:
+    """Where this process writes what shall become ``path``; others that write the same have their own."""
+    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL}")
+
+
 def write_partial(path: Path, write: Callable[[HashedFile], object]) -> tuple[int, str]:
     """Write what shall become ``path`` beside it; size and sha256. A file that fails is removed again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + PARTIAL)
+    partial = partial_of(path)
     try:
         with open(partial, "wb") as file:
             hashed = HashedFile(file)
@@ -63,13 +69,18 @@ def write_partial(path: Path, write: Callable[[HashedFile], object]) -> tuple[in
 
 def commit(path: Path) -> None:
     """What was written beside ``path`` takes its place."""
-    os.replace(path.with_name(path.name + PARTIAL), path)
+    os.replace(partial_of(path), path)
     flush_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """A whole small file."""
-    write_partial(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """A whole small file."""
+    write_partial(path, lambda file: file.write(content))
     commit(path)
 
 

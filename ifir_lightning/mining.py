@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ifir_lightning.data.teacher_cache import write_whole
+from ifir_lightning import durable
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Embeddings, Passage, Row
 from ifir_lightning.reranking import Reranker, passage_chunks
@@ -178,7 +178,7 @@ def _own(row: Row) -> tuple[Passage, ...]:
 
 def _write_state(path: Path, num_done: int, best: Best) -> None:
     tensors = {"scores_QK": best[0].contiguous().cpu(), "places_QK": best[1].contiguous().cpu()}
-    write_whole(path, save(tensors, {"done": json.dumps(num_done)}))
+    durable.write_bytes(path, save(tensors, {"done": json.dumps(num_done)}))
 
 
 def _read_state(path: Path, device: torch.device) -> tuple[int, Best] | None:

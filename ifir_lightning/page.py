@@ -1,9 +1,7 @@
 """HTML that stands alone: one file, no script, no network, light and dark, for phone and desktop."""
 
-import os
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
 from string import Template
 
 _PAGE = Template("""<!DOCTYPE html>
@@ -42,7 +40,7 @@ summary { cursor: pointer; font-weight: 600; }
 .query { border-top: 1px solid var(--line); margin-top: .8rem; padding-top: .5rem; }
 .query p { margin: .3rem 0; overflow-wrap: anywhere; } .query td { min-width: 5rem; }
 .query td:first-child { min-width: 9rem; max-width: 34rem; }
-</style>
+$style</style>
 </head>
 <body>
 $body
@@ -51,19 +49,9 @@ $body
 """)
 
 
-def page(title: str, body: str) -> str:
-    """A whole page around a body of HTML."""
-    return _PAGE.substitute(title=escape(title), body=body)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def page(title: str, body: str, style: str = "") -> str:
+    """A whole page around a body of HTML, with more style where its parts want it."""
+    return _PAGE.substitute(title=escape(title), body=body, style=style)
 
 
 def note(text: str) -> str:

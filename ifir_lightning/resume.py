@@ -101,7 +101,7 @@ def find_checkpoint(folder: Path, ckpt_path: str, of_run: Literal["newest", "bes
 
 def holds_run(folder: Path) -> bool:
     """Whether a run has written into the folder."""
-    written = [folder / "metrics.csv", folder / "checkpoints", *folder.glob("followir/step-*")]
+    written = [folder / "metrics.csv", folder / "checkpoints", *folder.glob("*/step-*")]
     return any(path.exists() for path in written)
 
 

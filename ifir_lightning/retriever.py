@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from ifir_lightning.compatibility import check_parts, check_text
 from ifir_lightning.errors import InputError
 from ifir_lightning.models.backbone import Backbone, BackboneSettings
 from ifir_lightning.models.checkpoints import read_checkpoint
@@ -47,8 +48,8 @@ class Retriever(nn.Module):
         self, backbone: Backbone, pooling: Pooling, scorer: Scorer, text: TextFormat, source: str = ""
     ) -> None:
         super().__init__()
-        _check_fit(pooling, scorer)
-        _check_text(text, pooling, backbone)
+        check_parts(pooling, scorer)
+        check_text(text, pooling, backbone)
         self.backbone, self.pooling, self.scorer, self.source = backbone, pooling, scorer, source
         self.tokenizer = TextTokenizer(backbone.tokenizer, text)
 
@@ -270,32 +271,3 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _counted(texts: Sequence[object]) -> str:
     return f"the text {texts!r} as" if isinstance(texts, str) else str(len(texts))
-
-
-def _check_fit(pooling: Pooling, scorer: Scorer) -> None:
-    names = f"model.scorer {type(scorer).__name__}", f"model.pooling {type(pooling).__name__}"
-    if scorer.one_per_text and not pooling.one_per_text:
-        raise InputError(
-            f"{names[0]} compares one vector per text, but {names[1]} gives one per token; allowed with it are "
-            "MeanPooling, CLSPooling and LastTokenPooling: change the pooling, or take MaxSim as scorer"
-        )
-    if scorer.needs_weights != pooling.has_weights:
-        raise InputError(
-            f"{names[0]} {'needs' if scorer.needs_weights else 'does not use'} token weights, but {names[1]} "
-            f"{'gives none' if scorer.needs_weights else 'learns them'}; allowed are WeightedMaxSim with "
-            "TokenProjection(token_weights=true) and every other scorer without: set token_weights or the scorer"
-        )
-
-
-def _check_text(text: TextFormat, pooling: Pooling, backbone: Backbone) -> None:
-    if pooling.one_per_text and text.query_expansion != "none":
-        raise InputError(
-            f"model.text.query_expansion is {text.query_expansion}, but model.pooling {type(pooling).__name__} gives "
-            "one vector per text, and only late interaction counts the added tokens; allowed is none: leave it out"
-        )
-    for name in ("max_query_length", "max_passage_length"):
-        if backbone.max_length is not None and getattr(text, name) > backbone.max_length:
-            raise InputError(
-                f"model.text.{name} is {getattr(text, name)}, but the backbone has {backbone.max_length} positions; "
-                f"allowed are up to {backbone.max_length}: lower model.text.{name}"
-            )

@@ -46,7 +46,8 @@ def clear(folder: Path, step: int) -> None:
     number = len(list(folder.glob("abandoned/*"))) + 1
     aside = folder / "abandoned" / f"{number:03d}-from-step-{step:08d}"
     later = [path for path in checkpoints.glob("step-*") if _step(path) > step]
-    later += [path for path in folder.glob("followir/step-*") if _step(path) > step or step == 0]
+    validations = [path for path in folder.glob("*/step-*") if path.parent != checkpoints]  # of every benchmark
+    later += [path for path in validations if _step(path) > step or step == 0]
     for path in later:
         target = aside / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)

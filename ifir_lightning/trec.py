@@ -1,11 +1,11 @@
 """TREC files: runs (``qid Q0 docid rank score tag``) and qrels (``qid 0 docid grade``)."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from ifir_lightning import durable
 from ifir_lightning.errors import InputError
 from ifir_lightning.metrics import Qrels, Run, ranks, refuse_nan
 
@@ -114,10 +114,4 @@ def _line(*fields: str) -> str:
 
 
 def _write(path: Path, lines: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text("".join(lines), encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    durable.write_text(path, "".join(lines))

@@ -133,7 +133,7 @@ def test_a_full_disk_keeps_the_old_files_and_says_so(tmp_path: Path) -> None:
     first = save(tmp_path, 10)
     before = first.read_bytes()
     for suffix in (".ckpt", ".json"):
-        (tmp_path / f"step-00000020{suffix}{durable.PARTIAL}").symlink_to("/dev/full")
+        durable.partial_of(tmp_path / f"step-00000020{suffix}").symlink_to("/dev/full")
         with pytest.raises(
             InputError, match=r"step-00000020.ckpt could not be written \(No space left on device\)"
         ) as e:

@@ -22,7 +22,8 @@ def fill(folder: Path) -> None:
     for name in ("step-00000005.ckpt.partial", "step-00000005.json", "mine.ckpt"):
         write(folder / "checkpoints" / name)
     for step in (0, 2, 4):
-        write(folder / "followir" / f"step-{step:08d}" / "metrics.json", f"{step}")
+        for benchmark in ("followir", "instructir"):
+            write(folder / benchmark / f"step-{step:08d}" / "metrics.json", f"{step}")
     write(folder / "metrics.csv", "step,epoch,loss\n" + "".join(f"{step},0,0.{step}\n" for step in range(6)))
     write(folder / "p_mrr.png")
 
@@ -35,9 +36,11 @@ def test_what_lies_after_the_step_is_moved_aside(tmp_path: Path) -> None:
     fill(tmp_path)
     run_folder.clear(tmp_path, 2)
     kept = {"checkpoints/step-00000002.ckpt", "checkpoints/step-00000002.json", "checkpoints/mine.ckpt"}
-    kept |= {f"followir/step-0000000{step}/metrics.json" for step in (0, 2)} | {"metrics.csv", "p_mrr.png"}
+    benchmarks = ("followir", "instructir")
+    kept |= {f"{name}/step-0000000{step}/metrics.json" for name in benchmarks for step in (0, 2)}
+    kept |= {"metrics.csv", "p_mrr.png"}
     moved = {"checkpoints/step-00000004.ckpt", "checkpoints/step-00000004.json", "metrics.csv"}
-    moved |= {"followir/step-00000004/metrics.json"}
+    moved |= {f"{name}/step-00000004/metrics.json" for name in benchmarks}
     assert files(tmp_path) == kept | {f"abandoned/001-from-step-00000002/{name}" for name in moved}
     assert (tmp_path / "metrics.csv").read_text() == "step,epoch,loss\n0,0,0.0\n1,0,0.1\n2,0,0.2\n"
     aside = tmp_path / "abandoned" / "001-from-step-00000002" / "metrics.csv"

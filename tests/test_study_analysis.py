@@ -32,7 +32,7 @@ def test_the_band_of_best_of_k_holds_the_curve_and_collapses_for_equal_values() 
     values = np.random.default_rng(0).normal(size=12).tolist()
     low, high = analysis.best_of_band(values, draws=200)
     assert (low <= analysis.best_of(values)).all()
-    assert (high[:6] >= analysis.best_of(values)[:6]).all()
+    assert (high >= analysis.best_of(values)).all()
     low, high = analysis.best_of_band([4.0, 4.0, 4.0], draws=20)
     assert low.tolist() == high.tolist() == [4.0, 4.0, 4.0]
 

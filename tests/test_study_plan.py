@@ -97,7 +97,16 @@ RATE = {"key": "model.optimizer.learning_rate", "choices": [1e-3]}
         ({"axes": {"rate": {"choices": [1]}}}, "a key goes with a list"),
         ({"axes": {"rate": {"key": "k", "choices": []}}}, "without a choice"),
         ({"axes": {"rate": RATE | {"heads": ["weighed"]}}}, "for heads ('weighed',)"),
-        ({"question": None}, "missing 1 required positional argument: 'question'"),
+        ({"question": None}, "the study lacks the key 'question'; needed are question, kind"),
+        ({"axes": None}, "lacks the key 'axes'"),
+        ({"recipe": None}, "lacks the key 'recipe'"),
+        ({"axes": [RATE]}, "axes is [{"),
+        ({"heads": ["late"]}, "heads is ['late']; allowed is name: settings"),
+        ({"heads": {"a/b": {}}}, "the head 'a/b'; allowed are letters"),
+        ({"heads": {"late": "MaxSim"}}, "the head 'late': 'MaxSim'; allowed are settings"),
+        ({"seeds": 3}, "seeds 3, of which"),
+        ({"seeds": ["one"]}, "whole numbers"),
+        ({"budget": "many"}, "budget 'many'; allowed"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -112,6 +121,14 @@ def test_no_file_and_no_yaml(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(InputError, match=r"bad\.yaml cannot be read"):
         read_study(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("recipe", ["just words", "data: {path: x}", "data: {global_batch_size: 8}", "a: ["])
+def test_a_recipe_without_a_batch_or_a_trainer_is_refused(tmp_path: Path, recipe: str) -> None:
+    study = read_study(write_study(tmp_path, heads={"late": {}}, axes={}))
+    study.recipe.write_text(recipe)
+    with pytest.raises(InputError, match=r"recipe\.yaml"):
+        recipe_of(study, trials(study)[0], tmp_path)
 
 
 def test_a_setting_inside_a_number_is_refused(tmp_path: Path) -> None:

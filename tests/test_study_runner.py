@@ -3,6 +3,9 @@
 import fcntl
 import json
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from studies import write_study
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies.answers import answer, as_csv
 from ifir_lightning.studies.page import study_page
-from ifir_lightning.studies.plan import Study, read_study, trials
+from ifir_lightning.studies.plan import Axis, Study, read_study, trials
 from ifir_lightning.studies.runner import paths, prepare, results, run
 
 STAND_IN = """
@@ -72,6 +75,15 @@ def test_a_trial_that_another_worker_has_is_left_to_it(tmp_path: Path, study: St
     assert starts(folder, study) == [1] * 12
 
 
+def test_workers_that_run_at_the_same_time_share_the_trials(tmp_path: Path, study: Study) -> None:
+    folder, command = tmp_path / "out", stand_in(tmp_path)
+    with ProcessPoolExecutor(3, get_context("spawn")) as pool:
+        list(pool.map(run, [study] * 3, [folder] * 3, [2] * 3, [command] * 3))
+    run(study, folder, command=command)  # what another worker still had when all three looked
+    assert starts(folder, study) == [1] * 12
+    assert len(results(folder, trials(study))) == 12
+
+
 def test_a_failed_trial_is_recorded_and_not_repeated(tmp_path: Path, study: Study) -> None:
     folder, command = tmp_path / "out", stand_in(tmp_path, fault="rate == 1e-2 and seed == 1")
     listed = run(study, folder, command=command)
@@ -80,7 +92,8 @@ def test_a_failed_trial_is_recorded_and_not_repeated(tmp_path: Path, study: Stud
     assert failed[0]["message"] == "error: what a trial says at its end"
     content = answer(study, listed, results(folder, listed))
     assert content["trials"] == {"planned": 12, "ended": 12, "finished": 9, "failed": 3, "diverged": 0}
-    assert content["sensitivity"]["plain"]["diverged_share"] == 0.25
+    assert content["sensitivity"]["plain"]["failed_share"] == 0.25
+    assert content["sensitivity"]["plain"]["diverged_share"] == 0.0
     run(study, folder, command=command)
     assert starts(folder, study) == [1] * 12
 
@@ -89,6 +102,24 @@ def test_a_mistake_of_the_recipe_ends_the_study_with_what_the_trial_says(tmp_pat
     with pytest.raises(InputError, match=r"plain-000-seed0 does not start .what a trial says at its end.: see"):
         run(study, tmp_path / "out", command=stand_in(tmp_path, fault="True", status=2))
     assert results(tmp_path / "out", trials(study)) == []
+
+
+def test_a_diverged_trial_is_recorded_however_it_ended_and_the_study_goes_on(tmp_path: Path, study: Study) -> None:
+    """Scores that are no numbers end a fit as a mistake of the recipe does."""
+    folder, command = tmp_path / "out", stand_in(tmp_path, fault="rate == 1e-2", status=2)
+    for trial in prepare(study, folder):
+        if trial.values["rate"] == 1e-2:
+            paths(folder, trial).run.mkdir()
+            (paths(folder, trial).run / "metrics.csv").write_text("step,train/loss\n10,2.5\n20,nan\n20,\n")
+    listed = run(study, folder, command=command)
+    found = {(result["head"], result["status"]) for result in results(folder, listed)}
+    assert found == {(head, status) for head in ("plain", "late") for status in ("finished", "diverged")}
+    content = answer(study, listed, results(folder, listed))
+    assert content["trials"]["diverged"] == 6
+    assert content["sensitivity"]["plain"]["diverged_share"] == 0.5
+    assert all(point["values"]["rate"] == 1e-3 for point in content["points"])
+    page = study_page(content, list(study.heads), list(study.axes))
+    assert '<td>plain</td><td class="n">50%</td><td class="n">0%</td>' in page
 
 
 def test_a_killed_trial_is_continued_by_the_next_start(tmp_path: Path, study: Study) -> None:
@@ -136,12 +167,31 @@ def test_every_kind_of_study_has_a_page(tmp_path: Path, kind: str) -> None:
     assert json.loads(json.dumps(content)) == content
     page = study_page(content, list(study.heads), list(study.axes))
     assert page.count("<svg") == 2
-    if kind == "data-demand":
-        assert content["data_demand"]["goal_p_mrr"] == 8.5
-        assert content["data_demand"]["heads"]["plain"]["size_for_goal"] == pytest.approx(0.008, rel=0.5)
 
 
 def test_a_trials_recipe_is_a_whole_one(tmp_path: Path, study: Study) -> None:
     listed = prepare(study, tmp_path / "out")
     recipe = yaml.safe_load(paths(tmp_path / "out", listed[0]).recipe.read_text())
     assert set(recipe) == {"seed_everything", "model", "data", "trainer"}
+
+
+def test_data_demand_names_the_size_that_each_head_needs_for_what_all_reached(tmp_path: Path, study: Study) -> None:
+    """p-MRR 50 - 400 n^-0.5 for one head and 50 - 200 n^-0.5 for the other, which needs a quarter of the data."""
+    sizes = [100, 400, 1600, 6400]
+    demand = replace(study, kind="data-demand", axes={"size": Axis(key="budget", choices=tuple(sizes))})
+    found = [
+        {"head": head, "point": number, "seed": seed, "values": {"size": size}, "status": "finished", "seconds": 1.0}
+        | {"p_mrr": 50 - gap * size**-0.5 + spread, "score_b": 90.0}
+        for head, gap in (("plain", 400.0), ("late", 200.0))
+        for number, size in enumerate(sizes)
+        for seed, spread in ((0, -0.01), (1, 0.01))
+    ]
+    whole = answer(demand, trials(demand), found)
+    assert [(each["head"], each["minus"]) for each in whole["differences"]] == [("late", "plain")] * 4
+    assert [each["p_mrr"]["mean"] for each in whole["differences"]] == pytest.approx([20.0, 10.0, 5.0, 2.5])
+    content = whole["data_demand"]
+    assert content["goal_p_mrr"] == pytest.approx(45.0)  # what the plain head reached at 6400
+    assert content["heads"]["plain"]["size_for_goal"] == pytest.approx(6400, rel=0.02)
+    assert content["heads"]["late"]["size_for_goal"] == pytest.approx(1600, rel=0.02)
+    low, high = content["heads"]["late"]["size_interval"]
+    assert low <= 1600 <= high

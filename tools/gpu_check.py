@@ -221,7 +221,8 @@ def peer_steps(tokenizer: Path, root: Path) -> Figures:
 
 
 def run_tests() -> Figures:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *(f"tests/{name}" for name in TESTS)]
+    options = ["-o", "addopts=-q", "-p", "no:cacheprovider"]  # one process has the GPU
+    command = [sys.executable, "-m", "pytest", *options, *(f"tests/{name}" for name in TESTS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout[-3000:], done.stderr[-2000:])
     return {"status": done.returncode, "summary": done.stdout.splitlines()[-1] if done.stdout else ""}

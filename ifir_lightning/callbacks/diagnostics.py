@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.table import Table
 from torch import Tensor
 
-from ifir_lightning import distributed
+from ifir_lightning import distributed, durable
 from ifir_lightning.callbacks.observer import ValidationObserver
 from ifir_lightning.callbacks.progress import console
 from ifir_lightning.data.evalset import Task
@@ -142,7 +142,7 @@ class FollowIRDiagnostics(ValidationObserver):
         }
         if trainer.is_global_zero:
             record = {"step": trainer.global_step, "means": means, "tasks": self._tasks}
-            (folder / "diagnostics.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+            durable.write_text(folder / "diagnostics.json", json.dumps(record, indent=1))
             console(trainer).print(_table(means, folder.name))
         if trainer.global_step and means["mean_cosine"] > COLLAPSED:
             rank_zero_warn(_alarm(means))

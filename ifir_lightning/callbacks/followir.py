@@ -1,7 +1,6 @@
 """FollowIRValidation: FollowIR, and other benchmarks beside it, at every validation."""
 
 import json
-import os
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.progress import Progress
 from rich.table import Table
 
-from ifir_lightning import distributed
+from ifir_lightning import distributed, durable
 from ifir_lightning.benchmarks.names import named_task
 from ifir_lightning.benchmarks.task import RankingTask, mean_metrics
 from ifir_lightning.callbacks.curves import draw_curves
@@ -161,9 +160,7 @@ def _output_folder(trainer: Trainer, benchmark: str) -> Path:
 
 def _report(trainer: Trainer, folder: Path, results: list[Metrics], means: dict[str, float]) -> None:
     record = {"step": trainer.global_step, "benchmark": means, "tasks": results}
-    partial = folder / "metrics.json.tmp"
-    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(partial, folder / "metrics.json")
+    durable.write_text(folder / "metrics.json", json.dumps(record, indent=1))
     if folder.parent.name == "followir" and folder.name.startswith("step-"):
         draw_curves(folder.parent, folder.parent.parent / "p_mrr.png")
 

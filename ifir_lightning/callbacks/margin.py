@@ -7,7 +7,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ifir_lightning import distributed
+from ifir_lightning import distributed, durable
 from ifir_lightning.callbacks.observer import ValidationObserver
 from ifir_lightning.data import formats
 from ifir_lightning.data.datamodule import PromptrieverData
@@ -71,5 +71,5 @@ class InstructionMarginProbe(ValidationObserver):
         figures = {name: value * scale for name, value, scale in zip(NAMES, means.tolist(), scales, strict=True)}
         if trainer.is_global_zero:
             record = {"step": trainer.global_step, "num_rows": len(self._rows)} | figures
-            (folder / "probe.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+            durable.write_text(folder / "probe.json", json.dumps(record, indent=1))
         return {f"followir/probe/{name}": value for name, value in figures.items()}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ifir_lightning import distributed
+from ifir_lightning.callbacks.logged_steps import is_logged
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.negatives import count_negatives, negative_figures
 from ifir_lightning.records import Batch
@@ -37,8 +38,7 @@ class TypedNegatives(Callback):
             self._handle.remove()
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        self._wanted = bool(every) and (trainer.global_step + 1) % every == 0
+        self._wanted = is_logged(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, batch_idx: int

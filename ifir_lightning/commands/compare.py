@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ifir_lightning import durable
 from ifir_lightning.comparison.page import comparison_page
 from ifir_lightning.comparison.report import build_report
 from ifir_lightning.comparison.run_folders import Which, read_run_folder
 from ifir_lightning.comparison.terminal import print_report
 from ifir_lightning.errors import InputError
-from ifir_lightning.page import write_whole
 
 
 def compare(
@@ -35,7 +35,7 @@ def compare(
     _check_output(output)
     report = build_report([read_run_folder(folder, validation) for folder in folders], validation, num_queries)
     if output:
-        write_whole(Path(output), comparison_page(report))
+        durable.write_text(Path(output), comparison_page(report))
         sys.stderr.write(f"wrote {output}\n")
     if json:
         sys.stdout.write(dumps(report, indent=2, allow_nan=False) + "\n")

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
+from ifir_lightning import durable
 from ifir_lightning.data import formats
 from ifir_lightning.data.pool import fingerprint_pool, read_pool, table_pool
-from ifir_lightning.data.teacher_cache import fingerprint, write_whole
+from ifir_lightning.data.teacher_cache import fingerprint
 from ifir_lightning.errors import InputError
 from ifir_lightning.mining import STATE, Choice, Miner, check_pool
 from ifir_lightning.records import Passage
@@ -89,7 +90,7 @@ def _begin(folder: Path, identity: dict[str, Any]) -> None:
     """Write what is going to be mined, or see that the folder holds the same."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / MANIFEST, (json.dumps(identity, indent=2) + "\n").encode())
+        durable.write_text(folder / MANIFEST, json.dumps(identity, indent=2) + "\n")
         return
     try:
         written = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ifir_lightning import durable
 from ifir_lightning.errors import InputError
-from ifir_lightning.page import write_whole
 from ifir_lightning.studies.answers import answer, as_csv
 from ifir_lightning.studies.page import study_page
 from ifir_lightning.studies.plan import Study, Trial, read_study
@@ -55,9 +55,9 @@ def study(*files: str, output: str | None = None, jobs: int = 1, slurm: bool = F
 def _report(planned: Study, folder: Path, listed: list[Trial]) -> None:
     found = results(folder, listed)
     content = answer(planned, listed, found)
-    write_whole(folder / "results.json", json.dumps(content, indent=1))
-    write_whole(folder / "results.csv", as_csv(found))
-    write_whole(folder / "report.html", study_page(content, list(planned.heads), list(planned.axes)))
+    durable.write_text(folder / "results.json", json.dumps(content, indent=1))
+    durable.write_text(folder / "results.csv", as_csv(found))
+    durable.write_text(folder / "report.html", study_page(content, list(planned.heads), list(planned.axes)))
     counts = content["trials"]
     if left := counts["planned"] - counts["ended"]:
         _log.info("%d trials are being run by others; the report holds those that have ended", left)
@@ -70,7 +70,7 @@ def _submit(file: str, planned: Study, folder: Path, jobs: int) -> None:
     prepare(planned, folder)
     script = folder / "study.sbatch"
     content = {"name": folder.name, "jobs": jobs, "folder": folder, "python": sys.executable, "file": file}
-    write_whole(script, _SBATCH.format(**content))
+    durable.write_text(script, _SBATCH.format(**content))
     try:
         done = subprocess.run(["sbatch", str(script)], capture_output=True, text=True, check=False)
     except FileNotFoundError as error:

@@ -7,7 +7,6 @@ is there whole or not at all.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ifir_lightning import durable
 from ifir_lightning.data.teacher_scores import COLUMN, PASSAGE_COLUMNS
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Row, row_passages
@@ -56,7 +56,7 @@ class TeacherCache:
             self._check_same(self._manifest(), manifest)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        durable.write_text(self.folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
     def missing(self) -> Iterator[range]:
         """Rows of the table that no part holds, part by part."""
@@ -70,7 +70,7 @@ class TeacherCache:
         part = pa.table([[row.query_id for row in rows], ids, list(scores)], schema=_SCHEMA)
         buffer = pa.BufferOutputStream()
         pq.write_table(part, buffer)
-        write_whole(self._part(numbers.start // ROWS_PER_PART), buffer.getvalue())
+        durable.write_bytes(self._part(numbers.start // ROWS_PER_PART), buffer.getvalue())
 
     def read(self) -> datasets.Dataset:
         """The table with the scores as its column ``teacher_scores``, memory-mapped like it.
@@ -148,10 +148,3 @@ def fingerprint(table: datasets.Dataset) -> str:
 
 def _lines(texts: pa.Array) -> bytes:
     return "".join(f"{text}\n" for text in texts.cast(pa.string()).to_pylist()).encode()
-
-
-def write_whole(path: Path, content: bytes | pa.Buffer) -> None:
-    """A file that is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -1,13 +1,13 @@
 """The explanation as ONE HTML file: no network, light and dark, for phone and desktop; tokens answer to pointing."""
 
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 
+from ifir_lightning import durable
 from ifir_lightning.explanation.parts import Explanation, Match, Part
 from ifir_lightning.explanation.picture import largest_changes
+from ifir_lightning.page import note, page
 from ifir_lightning.spans import Span
 
 NAMES = {
@@ -23,24 +23,22 @@ BY_TOKEN = (
     "underlined. Passage: what its tokens collect."
 )
 BY_SPAN = "How far the score falls when a part of the query is left out and the others are encoded anew."
-TEMPLATE = Path(__file__).parent / "page.html"
 
 
 def write_page(
     output: Path, title: str, checkpoint: str, queries: Sequence[tuple[str, str]], explanations: Sequence[Explanation]
 ) -> None:
     """Write the page, whole or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    body = [_asked(queries), *(_passage(number, each) for number, each in enumerate(explanations))]
-    page = Template(TEMPLATE.read_text(encoding="utf-8"))
     how = BY_TOKEN if explanations[0].passage_tokens else BY_SPAN
-    text = page.substitute(title=escape(title), checkpoint=escape(checkpoint), how=how, body="\n".join(body))
-    unfinished = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, output)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    parts = [f"<h1>{escape(title)}</h1>", note(f"{checkpoint}. {how} Blue raises the score, orange lowers it.")]
+    parts += [_asked(queries), *(_passage(number, each) for number, each in enumerate(explanations))]
+    parts += [f"<script>\n{_read('script.js')}</script>"]
+    durable.write_text(output, page(title, "\n".join(parts), _read("style.css")))
+
+
+def _read(name: str) -> str:
+    """A file beside this one."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _asked(queries: Sequence[tuple[str, str]]) -> str:

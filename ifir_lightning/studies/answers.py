@@ -77,7 +77,10 @@ def _sensitivity(study: Study, head: str, results: Sequence[Result]) -> dict[str
     own = [result for result in results if result["head"] == head]
     finished = [result for result in own if result["status"] == "finished"]
     configurations = points(study, finished)
-    content: dict[str, Any] = {"diverged_share": 1 - len(finished) / len(own) if own else None}
+    content: dict[str, Any] = {
+        f"{status}_share": sum(result["status"] == status for result in own) / len(own) if own else 0.0
+        for status in ("diverged", "failed")
+    }
     if len(configurations) < 2:
         return content
     for key in METRICS:

@@ -42,6 +42,8 @@ def _pictures(content: Mapping[str, Any], heads: Sequence[str], axes: Sequence[s
     drawn = ['<div class="pictures">']
     for key, label in METRICS.items():
         if content["kind"] == "sensitivity":
+            if not any(key in each for each in content["sensitivity"].values()):
+                continue
             drawn += [figure(draw_best_of(content["sensitivity"], key), f"Expected best {label} of k configurations.")]
         else:
             drawn += [
@@ -53,24 +55,33 @@ def _pictures(content: Mapping[str, Any], heads: Sequence[str], axes: Sequence[s
 
 def _points(points: Sequence[Mapping[str, Any]], name: Any) -> str:
     rows = [
-        [name(each), _places(each["values"]), *(_interval(each[key]) for key in METRICS), str(each["p_mrr"]["count"])]
+        [
+            name(each),
+            _places(each["values"]),
+            *(_interval(each[key], key) for key in METRICS),
+            str(each["p_mrr"]["count"]),
+        ]
         for each in points
     ]
     return table(["head", "point"], [*METRICS.values(), "seeds"], rows)
 
 
 def _sensitivity(found: Mapping[str, Any]) -> list[str]:
-    rows, weights = [], []
-    for head, each in found.items():
-        for key, label in METRICS.items():
-            if key in each:
-                numbers = each[key]
-                spread = f"{numbers['worst']:.2f} to {numbers['best']:.2f}"
-                shares = f"{numbers['share_within_1']:.0%}", f"{each['diverged_share']:.0%}"
-                rows.append([head, label, spread, *shares])
-                weights += [[head, label, axis, f"{share:.2f}"] for axis, share in numbers["importance"].items()]
+    ended = [[head, f"{each['diverged_share']:.0%}", f"{each['failed_share']:.0%}"] for head, each in found.items()]
+    parts = [table(["head"], ["trials diverged", "failed"], ended)]
+    seen = [(head, label, each[key]) for head, each in found.items() for key, label in METRICS.items() if key in each]
+    if not seen:
+        return [*parts, note("No head has two configurations yet, so there is nothing to compare.")]
+    rows = [
+        [head, label, f"{each['worst']:.2f} to {each['best']:.2f}", f"{each['share_within_1']:.0%}"]
+        for head, label, each in seen
+    ]
+    weights = [
+        [head, label, axis, f"{share:.2f}"] for head, label, each in seen for axis, share in each["importance"].items()
+    ]
     return [
-        table(["head", "metric"], ["worst to best", "within 1 point of the best", "diverged"], rows),
+        *parts,
+        table(["head", "metric"], ["worst to best", "within 1 point of the best"], rows),
         note(
             "Importance: the share of the variance over configurations that one axis alone accounts for (squared rank "
             "correlation, correlation ratio for names). With few configurations it is noisy."
@@ -107,6 +118,7 @@ def _places(values: Mapping[str, Any]) -> str:
     )
 
 
-def _interval(found: Mapping[str, Any]) -> str:
+def _interval(found: Mapping[str, Any], key: str) -> str:
+    sign = "+" if key == "p_mrr" else ""
     ends = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
-    return f"{found['mean']:.2f}{ends}"
+    return f"{found['mean']:{sign}.2f}{ends}"

@@ -8,15 +8,16 @@ hence the same initial backbone, rows, order and negatives: pairs are matched by
 import copy
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import yaml
 
-from ifir_lightning.errors import InputError
+from ifir_lightning.errors import InputError, reason
 
 Kind = Literal["sensitivity", "data-demand", "negatives", "distillation", "training-length"]
 Value = Any
@@ -111,28 +112,26 @@ def read_study(path: str | Path) -> Study:
         InputError: No such file, no YAML, unknown or missing fields, an axis that cannot be drawn.
     """
     file = Path(path)
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{file} cannot be read ({reason}): allowed is a study in YAML: see configs/studies"
-        ) from error
+    content = _read_yaml(file, "a study in YAML: see configs/studies")
     _check_fields(file, "the study", content, Study)
+    for name in ("heads", "axes"):
+        if not isinstance(content[name], dict):
+            raise InputError(f"{file}: {name} is {content[name]!r}; allowed is name: settings for each: correct it")
     for name, axis in content["axes"].items():
         _check_fields(file, f"axis {name!r}", axis, Axis)
-    try:
-        axes = {
-            name: Axis(**{key: _tuple(value) for key, value in axis.items()}) for name, axis in content["axes"].items()
-        }
-        study = Study(
-            **content
-            | {"axes": axes, "recipe": Path(content["recipe"]), "seeds": tuple(content.get("seeds", (0, 1, 2)))}
-        )
-    except TypeError as error:
-        raise InputError(f"{file}: {error}; allowed are the fields that configs/studies show: correct it") from error
+    axes = {name: Axis(**{key: _tuple(value) for key, value in axis.items()}) for name, axis in content["axes"].items()}
+    recipe = Path(str(content["recipe"]))
+    lists = {key: _tuple(value) for key, value in content.items() if key == "seeds"}
+    study = Study(**content | lists | {"axes": axes, "recipe": recipe})
     _check(file, study)
     return study
+
+
+def _read_yaml(file: Path, allowed: str) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file} cannot be read ({reason(error)}): allowed is {allowed}") from error
 
 
 def _tuple(value: Value) -> Value:
@@ -145,6 +144,9 @@ def _check_fields(file: Path, what: str, content: Any, kind: type) -> None:
         raise InputError(f"{file}: {what} is {content!r}; allowed are the keys {', '.join(allowed)}: correct it")
     if unknown := [key for key in content if key not in allowed]:
         raise InputError(f"{file}: {what} has the key {unknown[0]!r}; allowed are {', '.join(allowed)}: correct it")
+    needed = [name for name, each in allowed.items() if each.default is MISSING and each.default_factory is MISSING]
+    if lacking := [name for name in needed if name not in content]:
+        raise InputError(f"{file}: {what} lacks the key {lacking[0]!r}; needed are {', '.join(needed)}: add it")
 
 
 def _check(file: Path, study: Study) -> None:
@@ -160,9 +162,18 @@ def _check(file: Path, study: Study) -> None:
             not isinstance(study.budget, int) or study.budget < 1,
             f"budget {study.budget!r}; allowed is a number of queries",
         ),
-        (not study.seeds, "no seed; allowed is one or more"),
+        (
+            not isinstance(study.seeds, tuple) or not study.seeds or not all(isinstance(s, int) for s in study.seeds),
+            f"seeds {study.seeds!r}, of which there is no seed to use; allowed is a list of one or more whole numbers",
+        ),
         (study.points is not None and study.points < 1, f"points {study.points}; allowed is 1 or more"),
     ]
+    for name, head in study.heads.items():
+        named = re.fullmatch(r"[\w.-]+", str(name)) is not None  # it becomes the name of a folder
+        faults += [
+            (not named, f"the head {name!r}; allowed are letters, digits, dots and dashes"),
+            (not isinstance(head, Mapping), f"the head {name!r}: {head!r}; allowed are settings, or {{}} for none"),
+        ]
     for name, axis in study.axes.items():
         given = [way for way in ("choices", "uniform", "log_uniform") if getattr(axis, way) is not None]
         wide = axis.uniform or axis.log_uniform
@@ -242,12 +253,20 @@ def recipe_of(study: Study, trial: Trial, folder: Path) -> dict[str, Any]:
     Raises:
         InputError: A setting inside something that is no mapping, or a factor of what is no number.
     """
-    recipe = copy.deepcopy(yaml.safe_load(study.recipe.read_text(encoding="utf-8")))
+    recipe = _read_yaml(study.recipe, "a recipe in YAML")
     settings = dict(trial.settings)
     budget = settings.pop("budget", study.budget)
+    if not isinstance(recipe, dict):
+        raise InputError(f"{study.recipe} is {recipe!r}; allowed is a recipe of fit: name another")
     for key, value in settings.items():
         _set(recipe, key, value)
-    steps = max(1, int(budget) // recipe["data"]["global_batch_size"])
+    batch = (recipe.get("data") or {}).get("global_batch_size")
+    if not isinstance(batch, int) or batch < 1 or not isinstance(recipe.get("trainer"), dict):
+        raise InputError(
+            f"{study.recipe} has data.global_batch_size {batch!r}; allowed is a recipe of fit with a number there and "
+            "a trainer, since the budget is counted in queries: set it in the recipe or the study"
+        )
+    steps = max(1, int(budget) // batch)
     recipe["seed_everything"] = trial.seed
     recipe["trainer"] |= {"default_root_dir": str(folder), "max_steps": steps, "val_check_interval": steps}
     return recipe

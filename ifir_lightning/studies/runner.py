@@ -6,10 +6,11 @@ killed loses nothing: its trial is continued by ``fit`` from the last checkpoint
 too, so that a training whose worker died is not started a second time beside it.
 """
 
+import csv
 import fcntl
 import json
 import logging
-import os
+import math
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from typing import IO, Any
 
 import yaml
 
+from ifir_lightning import durable
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies.plan import Study, Trial, recipe_of, trials
 
@@ -80,7 +82,8 @@ def prepare(study: Study, folder: Path) -> list[Trial]:
                 f"{files.recipe} was made from other settings than the study has now; allowed is to continue the "
                 "same study: choose another --output, or restore the study's file and recipe"
             )
-        _write(files.recipe, text)
+        if not files.recipe.exists():
+            durable.write_text(files.recipe, text)
     return listed
 
 
@@ -139,8 +142,8 @@ def _start(files: Paths, lock: IO[str], command: Sequence[str]) -> subprocess.Po
 def _finish(folder: Path, ended: Running, listed: Sequence[Trial]) -> str:
     """Record how a trial ended; a line that says so."""
     files, status = paths(folder, ended.trial), ended.process.returncode
-    last = _last_line(files.log)
-    if status == USER_ERROR:
+    last, diverged = _last_line(files.log), has_diverged(files.run)
+    if status == USER_ERROR and not diverged:  # a diverged run may end so too: its scores are refused
         ended.lock.close()
         raise InputError(f"trial {ended.trial.name} does not start ({last.removeprefix('error: ')}): see {files.log}")
     if status < 0 or status == 128 + 15:  # killed from outside: left to the next start
@@ -153,15 +156,22 @@ def _finish(folder: Path, ended: Running, listed: Sequence[Trial]) -> str:
         "values": dict(ended.trial.values),
         "seconds": round(time.monotonic() - ended.began, 1),
     }
-    found = last_validation(files.run) if status == 0 else None
-    result |= {"status": "failed", "message": last} if found is None else {"status": "finished", **found}
-    if list(files.run.glob("non_finite*")):
-        result["status"] = "diverged"
-    _write(files.result, json.dumps(result, indent=1))
+    found = last_validation(files.run) if status == 0 and not diverged else None
+    ended_badly = {"status": "diverged" if diverged else "failed", "message": last}
+    result |= ended_badly if found is None else {"status": "finished", **found}
+    durable.write_text(files.result, json.dumps(result, indent=1))
     ended.lock.close()
     done = sum(paths(folder, trial).result.exists() for trial in listed)
     score = f"p-MRR {found['p_mrr']:+.2f}, Score B {found['score_b']:.2f}" if found else last
     return f"{done}/{len(listed)} {ended.trial.name}: {result['status']}, {score} ({result['seconds']:.0f} s)"
+
+
+def has_diverged(run: Path) -> bool:
+    """Whether ``metrics.csv`` holds a training loss that is no finite number."""
+    with suppress(OSError), open(run / "metrics.csv", encoding="utf-8", newline="") as file:
+        losses = [row.get("train/loss") for row in csv.DictReader(file)]
+        return not all(math.isfinite(float(loss)) for loss in losses if loss)
+    return False
 
 
 def last_validation(run: Path) -> dict[str, Any] | None:
@@ -190,10 +200,3 @@ def _last_line(log: Path) -> str:
             (line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "no output"
         )
     return "no output"
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
