@@ -68,9 +68,19 @@ def write_partial(path: Path, write: Callable[[HashedFile], object]) -> tuple[in
 
 
 def commit(path: Path) -> None:
-    """What was written beside ``path`` takes its place."""
-    os.replace(partial_of(path), path)
+    """What was written beside ``path`` takes its place; it goes if it cannot."""
+    try:
+        os.replace(partial_of(path), path)
+    except BaseException:
+        partial_of(path).unlink(missing_ok=True)
+        raise
     flush_folder(path.parent)
+
+
+def clear(folder: Path) -> None:
+    """Remove what processes that died were writing, in a folder in which nobody writes now."""
+    for partial in folder.glob(f"*{PARTIAL}"):
+        partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -38,8 +38,7 @@ def clear(folder: Path, step: int) -> None:
     line of time: it is moved into ``abandoned/NNN-from-step-XXXXXXXX``, nothing is lost.
     """
     checkpoints = folder / "checkpoints"
-    for partial in checkpoints.glob(f"*{durable.PARTIAL}"):
-        partial.unlink()
+    durable.clear(checkpoints)
     for manifest in checkpoints.glob("step-*.json"):
         if not manifest.with_suffix(".ckpt").exists():
             manifest.unlink()

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ifir_lightning import durable
 from ifir_lightning.callbacks.teacher import TeacherFigures
 from ifir_lightning.commands.teach import teach
 from ifir_lightning.data import teacher_cache
@@ -212,6 +213,7 @@ def test_interrupted_and_continued_gives_the_same_bytes(
         asked.append(numbers.start)
         if len(asked) == 2:
             (cache.folder / "part-00001.parquet.partial").write_bytes(b"half a part")
+            durable.partial_of(cache.folder / "part-00001.parquet").write_bytes(b"half a part")
             raise KeyboardInterrupt
         write_part(cache, numbers, *rest)
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from ifir_lightning import trec
+from ifir_lightning import durable
 from ifir_lightning.errors import InputError
 from ifir_lightning.trec import read_qrels, read_run, write_qrels, write_run
 
@@ -44,7 +44,7 @@ def test_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkey
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trec.os, "replace", fail)
+    monkeypatch.setattr(durable.os, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
         write_run(path, {"q": {"a": 2.0}}, "new")
     assert path.read_text() == before

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -105,16 +104,17 @@ def _begin(folder: Path, identity: dict[str, Any]) -> None:
                 f"{folder} was mined with {name} {written.get(name)!r}, now it is {value!r}; allowed is to continue "
                 "the same: name another --output, or remove the folder"
             )
+    durable.clear(folder)
 
 
 def _write_table(table: datasets.Dataset, negatives: Sequence[Sequence[Passage]], path: Path) -> None:
     """The table with other hard negatives, and without teacher scores, which would be those of the old ones."""
     bare = table.remove_columns([name for name in ("teacher_scores",) if name in table.column_names])
-    partial = path.with_name(path.name + ".partial")
+    partial = durable.partial_of(path)
     with pq.ParquetWriter(partial, _replaced(bare.data.table.slice(0, 0), []).schema) as file:
         for part, own in _parts(bare, negatives):
             file.write_table(_replaced(part, own))
-    os.replace(partial, path)
+    durable.commit(path)
 
 
 def _parts(table: datasets.Dataset, negatives: Sequence[Sequence[Passage]]) -> Iterator[tuple[pa.Table, Any]]:

@@ -54,6 +54,7 @@ class TeacherCache:
         }
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             self._check_same(self._manifest(), manifest)
+            durable.clear(self.folder)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         durable.write_text(self.folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
