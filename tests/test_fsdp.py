@@ -34,7 +34,7 @@ def fit(folder: Path, backbone: Path, strategy: str, max_steps: int, dropout: fl
         backbone,
         "weighted",
         config,
-        optimizer=AdamW(learning_rate=1e-3, weight_decay=0.1),
+        optimizer=AdamW(learning_rate=2e-4, weight_decay=0.1),
         schedule=Schedule(total_steps=20),
     )
     module.retriever.backbone.max_tokens_per_chunk = 64
