@@ -17,12 +17,9 @@ import torch.distributed as dist
 from torch.multiprocessing import spawn
 
 from ifir_lightning import distributed
-from ifir_lightning.models.scoring import MaxSim
 from ifir_lightning.records import Embeddings
 
 QUERIES, GROUP, QUERY_TOKENS, DIM = 128, 8, 74, 128
-PASSAGE_TOKENS = 4
-"""Passages stay where they are, so short ones tell as much."""
 ROUNDS = 5
 
 
@@ -36,17 +33,16 @@ def formula(ranks: int, queries: int = QUERIES, tokens: int = QUERY_TOKENS, dim:
     }
 
 
-def exchange(counts: tuple[int, int]) -> None:
-    """A rank's share of a step."""
-    num_queries, num_passages = counts
-    queries, passages = (
-        Embeddings(torch.full((number,), length), torch.randn(number * length, DIM).requires_grad_())
-        for number, length in ((num_queries, QUERY_TOKENS), (num_passages, PASSAGE_TOKENS))
-    )
+def exchange(num_queries: int, num_passages: int) -> None:
+    """A rank's share of a step; the scores are those of means, since what travels does not depend on the scorer."""
+    lengths_B = torch.full((num_queries,), QUERY_TOKENS)
+    queries = Embeddings(lengths_B, torch.randn(num_queries * QUERY_TOKENS, DIM).requires_grad_())
+    passages_PD = torch.randn(num_passages, DIM).requires_grad_()
     everything, of_queries = distributed.gather_embeddings(queries)
     _, of_passages = distributed.gather_rows(torch.zeros(num_passages, dtype=torch.int64))
     distributed.gather_rows(torch.zeros(num_passages, dtype=torch.int8))
-    distributed.exchange_scores(MaxSim()(everything, passages), of_queries, of_passages).sum().backward()
+    scores_QP = everything.values_ND.unflatten(0, (-1, QUERY_TOKENS)).mean(1) @ passages_PD.T
+    distributed.exchange_scores(scores_QP, of_queries, of_passages).sum().backward()
 
 
 def run(rank: int, ranks: int, folder: str) -> None:
@@ -57,7 +53,7 @@ def run(rank: int, ranks: int, folder: str) -> None:
     for _ in range(1 + ROUNDS):
         dist.barrier()
         before, began = distributed.bytes_sent(), time.perf_counter()
-        exchange((QUERIES // ranks, QUERIES // ranks * GROUP))
+        exchange(QUERIES // ranks, QUERIES // ranks * GROUP)
         sent.append(distributed.bytes_sent() - before)
         seconds.append(time.perf_counter() - began)
     if rank == 0:
