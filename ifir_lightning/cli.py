@@ -35,7 +35,7 @@ from ifir_lightning.commands.teach import teach
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
 from ifir_lightning.module import RetrieverModule
-from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, training_settings
+from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, is_branch, training_settings
 from ifir_lightning.security import refusal, restrict_imports
 
 _log = logging.getLogger(__name__)
@@ -123,7 +123,8 @@ class RetrieverCLI(LightningCLI):
             dumped = self._parser("fit").dump(config, format="json", skip_none=False, skip_link_targets=False)
             settings = training_settings(json.loads(dumped))
             self.start = find_start(Path(folder), checkpoint, config["resume"], settings)
-            config["ckpt_path"] = None  # of this start, not of the run that config.yaml describes
+            if not is_branch(Path(folder), checkpoint):
+                config["ckpt_path"] = None  # of this start, not of the run that config.yaml describes
             self.save_config_kwargs = {"start": self.start, "settings": settings}
             return
         self.save_config_callback = None

@@ -14,7 +14,7 @@ from ifir_lightning.models.backbone import BackboneSettings
 from ifir_lightning.models.pooling import Pooling
 from ifir_lightning.models.scoring import Scorer
 from ifir_lightning.models.snapshot import KEY as SNAPSHOT
-from ifir_lightning.optimization import AdamW, Schedule
+from ifir_lightning.optimization import AdamW, Schedule, hyperparameters, restate
 from ifir_lightning.records import Batch, Kind, Tokens
 from ifir_lightning.retriever import build_retriever
 from ifir_lightning.text_format import TextSettings
@@ -75,6 +75,10 @@ class RetrieverModule(LightningModule):
         """Beside the weights, what it takes to make the retriever again: a checkpoint needs nothing else."""
         checkpoint[SNAPSHOT] = self._snapshot
 
+    def on_train_start(self) -> None:
+        """When optimizer and schedule of a checkpoint have been loaded."""
+        restate(self._scheduler, self._hyperparameters)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         address = f"{self.seed}/{distributed.rank()}/{self.current_epoch}/{batch_idx}"
         torch.manual_seed(int.from_bytes(hashlib.blake2b(address.encode(), digest_size=7).digest(), "big"))
@@ -111,8 +115,9 @@ class RetrieverModule(LightningModule):
         parts = (self.retriever.pooling, self.retriever.scorer, self.loss)
         new_layers = [parameter for part in parts for parameter in part.parameters()]
         optimizer = self.optimizer_settings.build(self.retriever.backbone.parameters(), new_layers)
-        scheduler = self.schedule.build(optimizer, self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        self._scheduler = self.schedule.build(optimizer, self.trainer.max_steps)
+        self._hyperparameters = hyperparameters(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler, "interval": "step"}}
 
     def _log_step(self, loss: Tensor, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor, batch: Batch) -> None:
         """Log means over the queries of all ranks."""

@@ -79,8 +79,18 @@ def test_the_last_step_is_validated_and_saved(config: Path) -> None:
     trainer = recipe["trainer"]
     assert recipe["resume"] == "auto"
     assert trainer["max_steps"] % trainer["val_check_interval"] == 0
-    savers = [c["init_args"] for c in trainer["callbacks"] if "heckpoint" in c["class_path"]]
-    assert savers == [{"monitor": "followir/p_mrr"}]
+    savers = [c["init_args"] | {"keep_steps": None} for c in trainer["callbacks"] if "heckpoint" in c["class_path"]]
+    assert savers == [{"monitor": "followir/p_mrr", "keep_steps": None}]
+
+
+def test_the_trunk_is_the_quickstart_until_a_decay_begins() -> None:
+    trunk, whole = _recipe("quickstart-trunk.yaml"), _recipe("quickstart.yaml")
+    for recipe in (trunk, whole):
+        for key in ("max_steps", "callbacks", "default_root_dir"):
+            del recipe["trainer"][key]
+    assert trunk["model"].pop("schedule") == {"decay": "constant", "warmup_steps": 50}
+    assert whole["model"].pop("schedule") == {"decay": "linear", "warmup_steps": 50}
+    assert trunk == whole
 
 
 def test_the_quickstart_heads_differ_in_pooling_and_scorer_only() -> None:
