@@ -136,13 +136,24 @@ class RetrieverCLI(LightningCLI):
             found = find_checkpoint(Path(folder), checkpoint, "best")
             self.config[str(self.subcommand)]["ckpt_path"] = str(found)
 
+    def instantiate_classes(self) -> None:
+        """As Lightning does; a logger whose package is not installed is a mistake of the user."""
+        try:
+            super().instantiate_classes()
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"the recipe names a class whose package is not installed ({error}); allowed is what can run here: "
+                "install it, or take the class out of the recipe"
+            ) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         folder, plugins = config["default_root_dir"], config["plugins"] or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ManifestIO()]
-        if config["logger"] in (None, True):
-            loggers = [MetricsCSV(folder), _tensorboard(folder, self.start)]
-            kwargs["logger"] = loggers if self.subcommand == "fit" else False
+        if self.subcommand != "fit":
+            kwargs["logger"] = False
+        elif config["logger"] in (None, True):
+            kwargs["logger"] = [MetricsCSV(folder), _tensorboard(folder, self.start)]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from torch.nn import Parameter
 
 from ifir_lightning import distributed
 from ifir_lightning.errors import InputError
@@ -110,11 +111,14 @@ class RetrieverModule(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> None:
         """As ``validation_step``: ``TrecPrediction`` does the work."""
 
+    def new_layers(self) -> list[Parameter]:
+        """Parameters of what pooling, scorer and loss bring along."""
+        parts = (self.retriever.pooling, self.retriever.scorer, self.loss)
+        return [parameter for part in parts for parameter in part.parameters()]
+
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule, stepped with the optimizer."""
-        parts = (self.retriever.pooling, self.retriever.scorer, self.loss)
-        new_layers = [parameter for part in parts for parameter in part.parameters()]
-        optimizer = self.optimizer_settings.build(self.retriever.backbone.parameters(), new_layers)
+        optimizer = self.optimizer_settings.build(self.retriever.backbone.parameters(), self.new_layers())
         self._scheduler = self.schedule.build(optimizer, self.trainer.max_steps)
         self._hyperparameters = hyperparameters(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler, "interval": "step"}}

@@ -234,9 +234,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", ["bi", "late"])
 @pytest.mark.parametrize("loss", [KLDivergence(0.1, 0.1), MarginMSE(0.5, 0.5)])
-def test_a_student_trains_on_the_cache(
-    name: str, loss: Loss, head: dict[str, str], table: str, tmp_path: Path
-) -> None:
+def test_a_student_trains_on_the_cache(name: str, loss: Loss, head: dict[str, str], table: str, tmp_path: Path) -> None:
     """Taught by its own start at its own temperature, it has nothing to learn."""
     teach(head[name], table, str(tmp_path / "cache"))
     data = PromptrieverData(table, 4, GroupSampler(group_size=4), teacher_scores=str(tmp_path / "cache"))
