@@ -20,9 +20,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ifir_lightning.callbacks.checkpoint_io import ManifestIO
 from ifir_lightning.callbacks.followir import FollowIRValidation
+from ifir_lightning.callbacks.interruption import Interruption
+from ifir_lightning.callbacks.memory import OutOfMemory
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
+from ifir_lightning.callbacks.non_finite import NonFinite
 from ifir_lightning.callbacks.prediction import TrecPrediction
 from ifir_lightning.callbacks.run_config import RunConfig
+from ifir_lightning.callbacks.watchdog import Watchdog
 from ifir_lightning.commands.audit import audit
 from ifir_lightning.commands.compare import compare
 from ifir_lightning.commands.evaluate import evaluate
@@ -85,7 +89,9 @@ class RetrieverCLI(LightningCLI):
     start: Start | None = None  # what fit continues
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Watchdog, "watchdog")  # the first, so that it sees what the others do
         parser.add_lightning_class_args(FollowIRValidation, "followir")
+        parser.add_lightning_class_args(NonFinite, "non_finite")
         parser.add_argument(
             "--resume",
             type=Resume,
@@ -196,6 +202,7 @@ def main() -> None:
                 PromptrieverData,
                 parser_class=RecipeParser,
                 save_config_callback=RunConfig,
+                trainer_defaults={"callbacks": [OutOfMemory(), Interruption()]},
                 parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
                 seed_everything_default=0,
                 auto_configure_optimizers=False,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from ifir_lightning.records import Embeddings
 
@@ -125,13 +126,30 @@ def exchange_scores(scores_QP: Tensor, num_queries: list[int], num_passages: lis
     return torch.cat(blocks, dim=1)
 
 
+class Agreement:
+    """What the ranks say to one another beside a step, over the network of their CPUs: no GPU has to be waited for."""
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+
+    def largest(self, value: int) -> int:
+        """The largest value of all ranks."""
+        if self._group is None:
+            return value
+        number = torch.tensor([value])
+        _count(all_reduce_bytes(number.nbytes))
+        dist.all_reduce(number, dist.ReduceOp.MAX, group=self._group)
+        return int(number)
+
+
 def check_in(seconds: float) -> None:
     """Return once every rank has come here.
 
     Raises:
         RuntimeError: Some rank did not within so many seconds; on rank 0 the message lists which.
     """
-    dist.monitored_barrier(dist.new_group(backend="gloo"), timedelta(seconds=seconds), wait_all_ranks=True)
+    limit = timedelta(seconds=seconds)
+    dist.monitored_barrier(dist.new_group(timeout=limit, backend="gloo"), limit, wait_all_ranks=True)
 
 
 def open_store(seconds: float) -> Store:
@@ -145,6 +163,12 @@ def open_store(seconds: float) -> Store:
     port = gather_objects(served.port if served else None)[0]
     assert port is not None
     return served or dist.TCPStore(host, port, is_master=False, timeout=time_out, wait_for_workers=False)
+
+
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """2-norm of all values of the tensors, which may be spread over ranks (FSDP2)."""
+    norm = torch.nn.utils.get_total_norm(tensors)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def is_lost_peer(error: BaseException) -> bool:

@@ -46,7 +46,7 @@ class Checkpoints(Checkpoint):
         self.keep_steps = frozenset(keep_steps or ())
         self._score: tuple[str, float] | None = None
         self._step_before = 0
-        self._due = False
+        self._due, self._saved = False, -1
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._step_before = trainer.global_step
@@ -67,7 +67,7 @@ class Checkpoints(Checkpoint):
         fetcher = trainer.fit_loop._data_fetcher
         assert fetcher is not None
         if self._due and not loop._should_check_val_fx(fetcher):  # a resumed run would skip that validation
-            self.save(trainer)
+            self.save_if_new(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
@@ -87,10 +87,15 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[manifests.SCORE] = self._score
 
+    def save_if_new(self, trainer: Trainer) -> None:
+        """``save``, unless this step has been written."""
+        if self._saved != trainer.global_step:
+            self.save(trainer)
+
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint of this step, then remove what is not kept; called by all ranks."""
         folder = Path(trainer.default_root_dir) / "checkpoints"
         trainer.save_checkpoint(folder / f"step-{trainer.global_step:08d}.ckpt", weights_only=False)
-        self._score, self._due = None, False
+        self._score, self._due, self._saved = None, False, trainer.global_step
         if trainer.is_global_zero:
             manifests.prune(folder, self.keep_last, self.keep_steps)
