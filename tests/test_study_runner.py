@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -36,14 +35,15 @@ record = {{"step": 20, "benchmark": benchmark, "tasks": [{{"task": "t", "p_mrr":
 
 
 def stand_in(folder: Path, fault: str = "False", status: int = 1) -> tuple[str, ...]:
-    """A program that leaves what ``fit`` leaves."""
-    script = folder / "fit.py"
-    script.write_text(STAND_IN.format(fault=fault, status=status))
-    return (sys.executable, str(script))
+    """A module that leaves what ``fit`` leaves."""
+    name = f"fit_{len(list(folder.glob('fit_*.py')))}"
+    (folder / f"{name}.py").write_text(STAND_IN.format(fault=fault, status=status))
+    return (name,)
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.syspath_prepend(tmp_path)
     return read_study(write_study(tmp_path))
 
 
@@ -159,7 +159,8 @@ def test_the_answer_is_worked_by_hand(tmp_path: Path, study: Study) -> None:
 
 
 @pytest.mark.parametrize("kind", ["data-demand", "negatives", "distillation", "training-length"])
-def test_every_kind_of_study_has_a_page(tmp_path: Path, kind: str) -> None:
+def test_every_kind_of_study_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
     axes = {"size": {"key": "model.optimizer.learning_rate", "choices": [0.001, 0.002, 0.004, 0.008]}}
     study = read_study(write_study(tmp_path, kind=kind, axes=axes))
     listed = run(study, tmp_path / "out", jobs=4, command=stand_in(tmp_path))
