@@ -44,7 +44,7 @@ def test_one_process_that_stands_still_is_named_with_its_line() -> None:
         watch.stop()
     assert len(verdicts) == 1
     assert "rank 0 on " in verdicts[0]
-    assert ", forward pass, step 7 at test_watchdog.py:" in verdicts[0]
+    assert ", forward pass, step 7, at test_watchdog.py:" in verdicts[0]
     assert "nothing has moved on any rank for 1 s" in verdicts[0]
 
 
@@ -84,7 +84,7 @@ def test_a_silent_rank_is_named_by_the_others(silent: int) -> None:
     for rank in {0, 1, 2} - {silent}:
         (verdict,) = verdicts[rank]
         assert verdict.startswith(f"rank {silent} on ")
-        assert ": silent for 2 s (it died, was stopped, or its host cannot be reached)" in verdict
+        assert ", has been silent for 2 s: it died, was stopped, or its host cannot be reached" in verdict
 
 
 def hanging_rank() -> list[str]:
@@ -105,7 +105,7 @@ def test_of_ranks_that_stand_still_the_one_that_is_waited_for_is_named() -> None
     for (verdict,) in by_rank:
         assert verdict == by_rank[0][0]
         assert verdict.startswith("rank 1 on ")
-        assert ", between two steps, step 6 at test_watchdog.py:" in verdict
+        assert ", between two steps, step 6, at test_watchdog.py:" in verdict
         assert "; rank" not in verdict
 
 
@@ -138,14 +138,14 @@ def test_a_rank_that_fails_says_why() -> None:
     first, second = on_ranks(2, failing_rank)
     assert second == []
     assert first[0].startswith("rank 1 on ")
-    assert first[0].endswith(", forward pass, step 7 failed: ValueError: no")
+    assert first[0].endswith(", forward pass, step 7, failed: ValueError: no")
 
 
 def leaving_early(first: int) -> tuple[list[str], float]:
     """The ranks are done at different times."""
     with watched(hang=60) as (watch, verdicts):
         if distributed.rank() != first:
-            work(watch, lambda: False, 1.0)
+            work(watch, lambda: False, 3.0)
         begin = time.monotonic()
         watch.stop()
     return verdicts, time.monotonic() - begin
@@ -155,7 +155,7 @@ def leaving_early(first: int) -> tuple[list[str], float]:
 def test_ranks_that_are_done_at_different_times_end_in_peace(first: int) -> None:
     (verdicts, seconds), (others, _) = on_ranks(2, leaving_early, first)
     assert verdicts == others == []
-    assert (seconds > 0.5) == (first == 0)  # it serves the store until the other is done
+    assert (seconds > 2) == (first == 0)  # it serves the store until the other is done
 
 
 @pytest.mark.parametrize("name", ["silent_seconds", "hang_seconds", "meet_seconds"])

@@ -88,9 +88,16 @@ class Checkpoints(Checkpoint):
         checkpoint[manifests.SCORE] = self._score
 
     def save_if_new(self, trainer: Trainer) -> None:
-        """``save``, unless this step has been written."""
-        if self._saved != trainer.global_step:
-            self.save(trainer)
+        """At the end of a step that has not been written: its row of the log, then the checkpoint.
+
+        Lightning logs a step once all callbacks have seen it; a run that died in between would lack the row for ever.
+        """
+        if self._saved == trainer.global_step:
+            return
+        logs = trainer._logger_connector
+        if logs.should_update_logs:
+            logs.log_metrics(logs.metrics["log"])
+        self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint of this step, then remove what is not kept; called by all ranks."""
