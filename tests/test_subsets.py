@@ -1,5 +1,7 @@
 """Subsets of a training table: nested, whole queries, the same everywhere."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,7 @@ def kept(fraction: float | None = None, limit: int | None = None, seed: int = 0)
 def test_smaller_shares_lie_inside_larger_ones_and_have_their_size() -> None:
     shares = [0.03, 0.1, 0.3, 0.6, 1.0]
     subsets = [kept(share) for share in shares]
-    assert all(small < large for small, large in zip(subsets, subsets[1:], strict=False))
+    assert all(small < large for small, large in itertools.pairwise(subsets))
     queries = [len(set(TEXTS[list(each)])) / len(set(TEXTS)) for each in subsets]
     assert queries == pytest.approx(shares, abs=0.05)
     assert subsets[-1] == kept() == set(range(900))

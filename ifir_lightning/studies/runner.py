@@ -31,7 +31,8 @@ import yaml
 
 from ifir_lightning import durable
 from ifir_lightning.errors import InputError
-from ifir_lightning.studies.plan import Study, Trial, recipe_of, trials
+from ifir_lightning.studies.plan import Study, Trial, trials
+from ifir_lightning.studies.recipes import recipe_of
 
 _log = logging.getLogger(__name__)
 
