@@ -6,7 +6,6 @@ nothing is scaled here, and the mean over ranks is the one that DDP takes of par
 """
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,10 +13,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing.errors import record
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from ifir_lightning.records import Embeddings
 
@@ -176,11 +177,54 @@ def is_lost_peer(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error).lower())
 
 
-def shard(root: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh) -> None:
-    """FSDP2: each layer's parameters, and the rest of ``root``'s, spread over the ranks of the mesh."""
-    for layer in layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(root, mesh=mesh)
+def shard(root: nn.Module, device: torch.device) -> None:
+    """FSDP2: parameters spread over the ranks, and with them their gradients and the optimizer's state.
+
+    One group: the first forward pass of a step gathers all of them, the end of the backward pass averages gradients
+    and frees what was gathered. Ranks encode different numbers of texts, chunks and layers in between, and a layer
+    that all ranks had to gather together would have them wait for each other for ever.
+    """
+    fully_shard(root, mesh=init_device_mesh(device.type, (world_size(),)), reshard_after_forward=False)
+
+
+def gather_weights(root: nn.Module) -> None:
+    """Have the whole weights of a sharded module until the next backward pass; called by all ranks before they encode
+    each at its own pace.
+    """
+    if isinstance(root, FSDPModule):
+        with torch.inference_mode(False), torch.no_grad():
+            root.unshard()
+
+
+def whole(state: T) -> T:
+    """A state with whole tensors on the CPU in place of sharded ones, gathered one at a time.
+
+    All ranks call it; only rank 0 has the tensors, the others None.
+    """
+    return tree_map_only(DTensor, _whole, state)
+
+
+def load_sharded(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's whole state where its parameters are sharded: each rank takes its part, nothing is sent."""
+    numbers = (number for group in state["param_groups"] for number in group["params"])
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    parts = {
+        number: {name: _part(value, parameter) for name, value in state["state"].get(number, {}).items()}
+        for number, parameter in zip(numbers, parameters, strict=True)
+    }
+    optimizer.load_state_dict(state | {"state": {number: part for number, part in parts.items() if part}})
+
+
+def _whole(tensor: DTensor) -> Tensor | None:
+    gathered = tensor.full_tensor()
+    return gathered.cpu() if rank() == 0 else None
+
+
+def _part(value: Tensor, parameter: Tensor) -> Tensor:
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:  # a count of steps
+        return value
+    place = parameter.device_mesh, parameter.placements
+    return distribute_tensor(value.to(parameter.device), *place, src_data_rank=None)
 
 
 def _count(num_bytes: int) -> None:

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 EXIT_STATUS = 75
 """Of a process that the watch ends: EX_TEMPFAIL of sysexits.h, start again and it continues."""
 _PATIENCE = 10
-"""How many times the limit a rank may stand still while it starts, saves, or computes in one long call on the CPU."""
+"""How many times the limit a rank may stand still where it is patient, or computes in one long call on the CPU."""
 _VERDICT = "verdict"
 _BUSY = 0.1
 """Share of a CPU from which a process is at work; one that waits uses a hundredth."""
@@ -52,7 +52,7 @@ class RankWatch:
         silent_seconds: How long a rank may be silent.
         hang_seconds: How long all ranks together may stand still.
         computes_on_cpu: Whether a rank that uses its CPU is at work; on a GPU it may be spinning while it waits.
-        end: What a verdict is handed to; by default it is logged, and the process ends with ``EXIT_STATUS``.
+        end: What a verdict is handed to, once it is logged; by default the process ends with ``EXIT_STATUS``.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class RankWatch:
         end: Callable[[str], None] | None = None,
     ) -> None:
         self.beat = Beat(host=socket.gethostname())
-        self.saving = False
+        self._patient = True
         self._store, self._end = store, end or _end_process
         self._silent, self._hang, self._on_cpu = silent_seconds, hang_seconds, computes_on_cpu
         self._interval = min(1.0, silent_seconds / 8, hang_seconds / 4)
@@ -85,9 +85,9 @@ class RankWatch:
         for thread in self._threads:
             thread.start()
 
-    def enter(self, phase: str, step: int) -> None:
-        """Say where the main thread is."""
-        self.beat.phase, self.beat.step = phase, step
+    def enter(self, phase: str, step: int, patient: bool = False) -> None:
+        """Say where the main thread is, and whether it may stand still there for long."""
+        self.beat.phase, self.beat.step, self._patient = phase, step, patient
 
     def stop(self) -> None:
         """This rank is done; rank 0, which serves the store, waits until the others are, or are silent."""
@@ -98,7 +98,7 @@ class RankWatch:
 
     def fail(self, reason: str) -> None:
         """Tell the others why this rank ends; it ends by itself."""
-        self._failure = f"{self._describe(self._rank, self.beat)} failed: {reason}"
+        self._failure = f"{self._describe(self._rank, self.beat)}, failed: {reason}"
         if self._store is not None:
             self._published.wait(self._silent)
             time.sleep(3 * self._interval)  # until the others have read it
@@ -146,6 +146,7 @@ class RankWatch:
             verdict = self._received or self._silence_verdict() or self._hang_verdict()
             if verdict is None or self.beat.done or self._failure:
                 continue
+            _log.error("%s. All ranks end (status %d); start the run again and it continues", verdict, EXIT_STATUS)
             if self._rank == 0 and self._store is not None:
                 self._store.compare_set(_VERDICT, "", verdict)
                 time.sleep(3 * self._interval)  # until the others have read it
@@ -161,7 +162,7 @@ class RankWatch:
         computes = self._on_cpu and cpu_seconds - self._cpu_seconds > _BUSY * self._interval
         if place != self._place:
             self._place, self._still_since = place, now
-        patience = _PATIENCE if computes or self.saving or self.beat.phase == "starting" else 1
+        patience = _PATIENCE if computes or self._patient else 1
         self.beat.stuck = now - self._still_since > patience * self._hang
         self.beat.line = _own_line(frame) if self.beat.stuck else ""
         self._cpu_seconds = cpu_seconds
@@ -173,7 +174,7 @@ class RankWatch:
             return None
         named = "; ".join(self._describe(rank, self._others[rank][0]) for rank in silent)
         seconds = max(heard[rank] for rank in silent)
-        return f"{named}: silent for {seconds:.0f} s (it died, was stopped, or its host cannot be reached)"
+        return f"{named}, has been silent for {seconds:.0f} s: it died, was stopped, or its host cannot be reached"
 
     def _hang_verdict(self) -> str | None:
         """All stand still: those who entered the fewest collectives are waited for."""
@@ -184,16 +185,16 @@ class RankWatch:
             return None
         fewest = min(beat.collectives for beat in beats.values())
         behind = [rank for rank, beat in beats.items() if beat.collectives == fewest]
-        named = "; ".join(f"{self._describe(rank, beats[rank])} at {beats[rank].line}" for rank in behind)
-        return f"{named}: hangs, nothing has moved on any rank for {self._hang:.0f} s"
+        named = "; ".join(f"{self._describe(rank, beats[rank])}, at {beats[rank].line}" for rank in behind)
+        return f"{named}, hangs: nothing has moved on any rank for {self._hang:g} s"
 
     @staticmethod
     def _describe(rank: int, beat: Beat) -> str:
-        return f"rank {rank} on {beat.host or 'an unknown host'}, {beat.phase}, step {beat.step}"
+        """A silent rank's place is the one that it last told of."""
+        return f"rank {rank} on {beat.host}, {beat.phase}, step {beat.step}"
 
 
 def _end_process(verdict: str) -> None:
-    _log.error("%s. All ranks end (status %d); start the run again and it continues", verdict, EXIT_STATUS)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(EXIT_STATUS)  # the main thread may wait in a collective that no exception reaches
