@@ -50,8 +50,8 @@ class Nodes:
     def fit(self, node: int, recipe: Path, folder: Path, log: Path) -> subprocess.Popen[bytes]:
         """This node's part of a fit in ``folder``, which both see."""
         name = self.names[node]
-        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}"]
-        command += ["--nproc-per-node=1", f"--master-addr={SUBNET}.1", "--master-port=29500"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+        command += ["--rdzv-backend=c10d", f"--rdzv-endpoint={self.names[0]}:29400", "--rdzv-id=fit"]
         command += ["-m", "ifir_lightning", "fit", f"--config={recipe}", f"--trainer.default_root_dir={folder}"]
         command += ["--trainer.devices=1", "--trainer.num_nodes=2"]
         inside = ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", f'hostname {name}; exec "$@"', "sh"]
