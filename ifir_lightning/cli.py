@@ -41,7 +41,7 @@ from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
 from ifir_lightning.fsdp import FSDP2
 from ifir_lightning.module import RetrieverModule
-from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, training_settings
+from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, is_branch, training_settings
 from ifir_lightning.security import refusal, restrict_imports
 
 _log = logging.getLogger(__name__)
@@ -131,7 +131,8 @@ class RetrieverCLI(LightningCLI):
             dumped = self._parser("fit").dump(config, format="json", skip_none=False, skip_link_targets=False)
             settings = training_settings(json.loads(dumped))
             self.start = find_start(Path(folder), checkpoint, config["resume"], settings)
-            config["ckpt_path"] = None  # of this start, not of the run that config.yaml describes
+            if not is_branch(Path(folder), checkpoint):
+                config["ckpt_path"] = None  # of this start, not of the run that config.yaml describes
             self.save_config_kwargs = {"start": self.start, "settings": settings}
             return
         self.save_config_callback = None
@@ -143,13 +144,24 @@ class RetrieverCLI(LightningCLI):
             found = find_checkpoint(Path(folder), checkpoint, "best")
             self.config[str(self.subcommand)]["ckpt_path"] = str(found)
 
+    def instantiate_classes(self) -> None:
+        """As Lightning does; a logger whose package is not installed is a mistake of the user."""
+        try:
+            super().instantiate_classes()
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"the recipe names a class whose package is not installed ({error}); allowed is what can run here: "
+                "install it, or take the class out of the recipe"
+            ) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         folder, plugins = config["default_root_dir"], config["plugins"] or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ManifestIO()]
-        if config["logger"] in (None, True):
-            loggers = [MetricsCSV(folder), _tensorboard(folder, self.start)]
-            kwargs["logger"] = loggers if self.subcommand == "fit" else False
+        if self.subcommand != "fit":
+            kwargs["logger"] = False
+        elif config["logger"] in (None, True):
+            kwargs["logger"] = [MetricsCSV(folder), _tensorboard(folder, self.start)]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:

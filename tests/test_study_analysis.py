@@ -63,6 +63,17 @@ def test_the_interval_of_a_size_holds_the_true_one() -> None:
     law, sizes = analysis.PowerLaw(60.0, 300.0, 0.5), [100, 300, 1000, 3000]
     noise = np.random.default_rng(1).normal(scale=0.3, size=(4, 3))
     values = np.asarray(law(np.array(sizes)))[:, None] + noise
-    low, high = analysis.size_interval(sizes, values, goal=45.0, draws=100)
+    laws = analysis.power_laws_over_seeds(sizes, values, draws=100)
+    low, high = analysis.middle([each.size_for(45.0) for each in laws])
     assert low <= law.size_for(45.0) <= high
     assert high < 2 * low
+
+
+def test_laws_over_seeds_are_fits_of_means_of_drawn_seeds() -> None:
+    """With equal seeds every draw is the same table."""
+    sizes, means = [1.0, 3.0, 10.0, 30.0], [-5.0, 8.0, 20.0, 24.0]
+    laws = analysis.power_laws_over_seeds(sizes, np.array([means, means]).T, draws=5)
+    expected = analysis.fit_power_law(sizes, means)
+    assert [law.limit for law in laws] == pytest.approx([expected.limit] * 5)
+    assert {law.rate for law in laws} == {expected.rate}
+    assert analysis.middle([1.0, math.inf, 2.0]) == (1.0, math.inf)

@@ -7,7 +7,8 @@ import pytest
 from studies import write_study
 
 from ifir_lightning.errors import InputError
-from ifir_lightning.studies.plan import Axis, read_study, recipe_of, trials
+from ifir_lightning.studies.plan import Axis, read_study, trials
+from ifir_lightning.studies.recipes import recipe_of
 
 
 def test_a_grid_has_every_point_once_for_every_seed_and_head(tmp_path: Path) -> None:
@@ -19,6 +20,31 @@ def test_a_grid_has_every_point_once_for_every_seed_and_head(tmp_path: Path) -> 
     plain = [trial for trial in listed if trial.head == "plain" and trial.seed == 0]
     assert [(trial.point, dict(trial.values)) for trial in plain] == [(0, {"rate": 1e-3}), (2, {"rate": 1e-2})]
     assert len(listed) == 2 * (4 + 2)
+
+
+def test_without_cross_one_axis_is_varied_at_a_time_against_its_first_choices(tmp_path: Path) -> None:
+    axes = {
+        "rate": {"key": "model.optimizer.learning_rate", "choices": [1e-3, 1e-2, 1e-1]},
+        "width": {"key": "model.pooling.init_args.dim", "choices": [8, 4], "heads": ["late"]},
+        "length": {"choices": {"long": {}, "short": {"budget": 160}}},
+    }
+    study = read_study(write_study(tmp_path, axes=axes, cross=False, seeds=[0]))
+    by_head = {head: [each for each in trials(study) if each.head == head] for head in study.heads}
+    assert [dict(trial.values) for trial in by_head["late"]] == [
+        {"rate": 1e-3, "width": 8, "length": "long"},
+        {"rate": 1e-2},
+        {"rate": 1e-1},
+        {"width": 4},
+        {"length": "short"},
+    ]
+    assert [trial.point for trial in by_head["plain"]] == [0, 1, 2, 4]  # it has no width
+    assert dict(by_head["plain"][0].values) == {"rate": 1e-3, "length": "long"}
+    recipes = [recipe_of(study, trial, tmp_path) for trial in by_head["late"]]
+    settings = [
+        (r["model"]["optimizer"]["learning_rate"], r["model"]["pooling"]["init_args"]["dim"], r["trainer"]["max_steps"])
+        for r in recipes
+    ]
+    assert settings == [(1e-3, 8, 20), (1e-2, 8, 20), (1e-1, 8, 20), (1e-3, 4, 20), (1e-3, 8, 10)]
 
 
 def test_a_trials_recipe_is_the_base_with_its_settings(tmp_path: Path) -> None:
@@ -87,6 +113,7 @@ RATE = {"key": "model.optimizer.learning_rate", "choices": [1e-3]}
         ({"budget": 0}, "budget 0; allowed"),
         ({"seeds": []}, "no seed"),
         ({"points": 0}, "points 0; allowed"),
+        ({"points": 2, "cross": False}, "points and cross: false; allowed is one of the two"),
         ({"colour": "red"}, "the study has the key 'colour'; allowed are question"),
         ({"axes": {"rate": RATE | {"colour": 1}}}, "axis 'rate' has the key 'colour'"),
         ({"axes": {"rate": 3}}, "axis 'rate' is 3; allowed are the keys"),

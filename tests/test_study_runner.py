@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -36,14 +35,15 @@ record = {{"step": 20, "benchmark": benchmark, "tasks": [{{"task": "t", "p_mrr":
 
 
 def stand_in(folder: Path, fault: str = "False", status: int = 1) -> tuple[str, ...]:
-    """A program that leaves what ``fit`` leaves."""
-    script = folder / "fit.py"
-    script.write_text(STAND_IN.format(fault=fault, status=status))
-    return (sys.executable, str(script))
+    """A module that leaves what ``fit`` leaves."""
+    name = f"fit_{len(list(folder.glob('fit_*.py')))}"
+    (folder / f"{name}.py").write_text(STAND_IN.format(fault=fault, status=status))
+    return (name,)
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.syspath_prepend(tmp_path)
     return read_study(write_study(tmp_path))
 
 
@@ -159,7 +159,8 @@ def test_the_answer_is_worked_by_hand(tmp_path: Path, study: Study) -> None:
 
 
 @pytest.mark.parametrize("kind", ["data-demand", "negatives", "distillation", "training-length"])
-def test_every_kind_of_study_has_a_page(tmp_path: Path, kind: str) -> None:
+def test_every_kind_of_study_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
     axes = {"size": {"key": "model.optimizer.learning_rate", "choices": [0.001, 0.002, 0.004, 0.008]}}
     study = read_study(write_study(tmp_path, kind=kind, axes=axes))
     listed = run(study, tmp_path / "out", jobs=4, command=stand_in(tmp_path))
@@ -189,9 +190,34 @@ def test_data_demand_names_the_size_that_each_head_needs_for_what_all_reached(tm
     whole = answer(demand, trials(demand), found)
     assert [(each["head"], each["minus"]) for each in whole["differences"]] == [("late", "plain")] * 4
     assert [each["p_mrr"]["mean"] for each in whole["differences"]] == pytest.approx([20.0, 10.0, 5.0, 2.5])
-    content = whole["data_demand"]
+    (content,) = whole["data_demand"]
+    assert content["axis"] == "size"
     assert content["goal_p_mrr"] == pytest.approx(45.0)  # what the plain head reached at 6400
     assert content["heads"]["plain"]["size_for_goal"] == pytest.approx(6400, rel=0.02)
     assert content["heads"]["late"]["size_for_goal"] == pytest.approx(1600, rel=0.02)
     low, high = content["heads"]["late"]["size_interval"]
     assert low <= 1600 <= high
+    low, high = content["heads"]["late"]["intervals"]["limit"]
+    assert (low, high) == pytest.approx((50.0, 50.0), abs=0.1)  # seeds hardly differ
+    assert "limit - gap n^-rate over size (n)" in study_page(whole, list(demand.heads), list(demand.axes))
+
+
+def test_changes_are_paired_with_point_0_by_seed(study: Study) -> None:
+    """Seeds differ by 10 points and the change is 3 and 5: its interval knows nothing of the 10."""
+    axes = {"kind": Axis(choices={"with": {}, "without": {"data.x": 0}}), "top": Axis(key="data.k", choices=(1, 2))}
+    star = replace(study, kind="negatives", axes=axes, cross=False)
+    found = [
+        {"head": trial.head, "point": trial.point, "seed": trial.seed, "values": dict(trial.values), "seconds": 1.0}
+        | {"status": "finished", "p_mrr": 10.0 * trial.seed + trial.point * (3 + 2 * trial.seed), "score_b": 90.0}
+        for trial in trials(star)
+    ]
+    content = answer(star, trials(star), found)
+    assert [(each["head"], each["values"]) for each in content["changes"]] == [
+        (head, values) for head in ("plain", "late") for values in ({"kind": "without"}, {"top": 2})
+    ]
+    assert [each["p_mrr"]["mean"] for each in content["changes"]] == [4.0, 8.0] * 2
+    half = content["changes"][0]["p_mrr"]["high"] - 4.0
+    assert half == pytest.approx(12.706 * 2**0.5 / 2**0.5, rel=1e-4)  # t(0.975, 1), deviation sqrt 2, two seeds
+    page = study_page(content, list(star.heads), list(star.axes))
+    assert "One thing changed against kind with, top 1" in page
+    assert page.count("<svg") == 4

@@ -40,12 +40,13 @@ class FollowIRValidation(Callback):
             ``instructir-instruction-first:PATH``, ``infosearch:PATH``, ``mfollowir-fas:PATH`` (rus, zho),
             ``beir:PATH``, where PATH is a folder or hub id, or ``module.function:PATH`` for one of your own.
         max_tokens: Tokens encoded at a time.
+        untrained: Whether ``fit`` also validates the model before its first step.
 
     Raises:
         InputError: A task that cannot be read, or two of one name, before training begins.
     """
 
-    def __init__(self, tasks: list[str], max_tokens: int = 16384) -> None:
+    def __init__(self, tasks: list[str], max_tokens: int = 16384, untrained: bool = True) -> None:
         if not tasks:
             raise InputError(
                 "followir.tasks is empty; allowed are one or more tasks: name one (to train without validation, "
@@ -53,7 +54,7 @@ class FollowIRValidation(Callback):
             )
         if max_tokens < 1:
             raise InputError(f"followir.max_tokens is {max_tokens}; allowed is 1 or more, e.g. 16384: raise it")
-        self.paths, self.max_tokens = tasks, max_tokens
+        self.paths, self.max_tokens, self.untrained = tasks, max_tokens, untrained
         self.tasks: list[RankingTask] = []
         self.observers: list[ValidationObserver] = []
         self._audited: set[str] = set()
@@ -73,7 +74,7 @@ class FollowIRValidation(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """The untrained model, as step 0 of the curves."""
-        if trainer.global_step == 0 and trainer.enable_validation:
+        if self.untrained and trainer.global_step == 0 and trainer.enable_validation:
             module.eval()
             logged = self._evaluate(trainer, module)
             module.train()

@@ -29,7 +29,7 @@ def study(*files: str, output: str | None = None, jobs: int = 1, slurm: bool = F
     """Run what is left of a study, or of several in turn; write report.html, results.json and results.csv.
 
     Any number of machines that see the folder may run the same command: they share the trials. A study that was
-    interrupted goes on where it was; a trial that has ended is never run again.
+    interrupted goes on where it was; a trial that has ended is never run again. An interrupted study is reported, too.
 
     Args:
         files: studies, in YAML: see configs/studies.
@@ -48,8 +48,12 @@ def study(*files: str, output: str | None = None, jobs: int = 1, slurm: bool = F
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the trials that run are told, too
         if slurm:
             _submit(file, planned, folder, jobs)
-        else:
-            _report(planned, folder, run(planned, folder, jobs))
+            continue
+        listed = prepare(planned, folder)
+        try:
+            run(planned, folder, jobs)
+        finally:  # interrupted or not, it says what has ended
+            _report(planned, folder, listed)
 
 
 def _report(planned: Study, folder: Path, listed: list[Trial]) -> None:
@@ -60,7 +64,7 @@ def _report(planned: Study, folder: Path, listed: list[Trial]) -> None:
     durable.write_text(folder / "report.html", study_page(content, list(planned.heads), list(planned.axes)))
     counts = content["trials"]
     if left := counts["planned"] - counts["ended"]:
-        _log.info("%d trials are being run by others; the report holds those that have ended", left)
+        _log.info("%d trials have not ended; the report holds those that have", left)
     _log.info(
         "%s: report.html, results.json, results.csv (%s)", folder, ", ".join(f"{v} {k}" for k, v in counts.items())
     )

@@ -18,6 +18,7 @@ from ifir_lightning.data import formats, order
 from ifir_lightning.data.collate import collate
 from ifir_lightning.data.held_out import held_out_rows
 from ifir_lightning.data.sampling import GroupSampler, check_group_size
+from ifir_lightning.data.subsets import subset
 from ifir_lightning.data.teacher_cache import TeacherCache
 from ifir_lightning.data.teacher_scores import check_scores, has_scores
 from ifir_lightning.errors import InputError
@@ -40,6 +41,8 @@ class PromptrieverData(LightningDataModule):
         rows: Train on all rows, on those with an instruction, or on those without.
         instruction_fraction: Share of rows with an instruction in every epoch, in [0, 1]; rows of the
             over-represented kind are left out at random. By default the table's own share.
+        fraction: Share of the queries to train on: nested subsets by hash (``data/subsets.py``); by default all.
+        instructions_per_query: At most so many rows with an instruction of each query; by default all.
         num_workers: Loader processes that sample and tokenise; 0 does it in the training process.
         revision: Revision on the hub.
         teacher_scores: Folder of scores that the command ``teach`` wrote for this table, in place of its column
@@ -54,6 +57,8 @@ class PromptrieverData(LightningDataModule):
         groups: GroupSampler = GroupSampler(group_size=8),  # noqa: B008  (frozen)
         rows: formats.Rows = "all",
         instruction_fraction: float | None = None,
+        fraction: float | None = None,
+        instructions_per_query: int | None = None,
         num_workers: int = 0,
         revision: str | None = None,
         teacher_scores: str | None = None,
@@ -65,6 +70,7 @@ class PromptrieverData(LightningDataModule):
         self.path, self.revision, self.groups, self.teacher_scores = path, revision, groups, teacher_scores
         self.global_batch_size, self.num_workers, self.seed = global_batch_size, num_workers, seed
         self.rows, self.instruction_fraction = rows, instruction_fraction
+        self.fraction, self.instructions_per_query = fraction, instructions_per_query
         self.selected: np.ndarray | None = None
         self.seconds_waited = 0.0
         self._restored: dict[str, int] | None = None
@@ -82,7 +88,12 @@ class PromptrieverData(LightningDataModule):
         formats.check_table(self.table, self.path)
         if self.teacher_scores is not None:
             self.table = TeacherCache(self.teacher_scores, self.table, self.path).read()
-        self.selected = formats.select_rows(self.table, self.rows)
+        rows = formats.select_rows(self.table, self.rows)
+        self.selected = subset(self.table, rows, self.fraction, self.instructions_per_query, self.seed)
+        if len(self.selected) < len(rows):
+            _log.info(
+                "%s: fraction and instructions_per_query keep %d of %d rows", self.path, len(self.selected), len(rows)
+            )
         self.has_instruction = formats.has_instruction(self.table)[self.selected]
         self._check_groups(self.selected)
         self._check_teacher(self.selected)
@@ -199,6 +210,8 @@ class PromptrieverData(LightningDataModule):
             "table": self.fingerprint,
             "global_batch_size": self.global_batch_size,
             "instruction_fraction": self.instruction_fraction,
+            "fraction": self.fraction,
+            "instructions_per_query": self.instructions_per_query,
             "seed": self.seed,
         } | {f"groups.{name}": value for name, value in asdict(self.groups).items()}
 

@@ -160,17 +160,21 @@ def to_row(record: dict) -> Row:
     Where only_query is missing or empty the query comes from ``query``, less the instruction at its end.
     """
     instruction = (record.get("only_instruction") or "") if record.get("has_instruction") else ""
-    joined = record.get("query") or ""
     scores = record.get("teacher_scores")
     return Row(
         query_id=str(record["query_id"]),
-        query=(record.get("only_query") or "").strip() or joined.removesuffix(instruction).strip() or joined,
+        query=_query(record, instruction),
         instruction=instruction,
         positives=_passages(record["positive_passages"]),
         hard_negatives=_passages(record["negative_passages"]),
         instruction_negatives=_passages(record["new_negatives"]),
         teacher_scores=None if scores is None else tuple(scores),
     )
+
+
+def _query(record: dict, instruction: str) -> str:
+    joined = record.get("query") or ""
+    return (record.get("only_query") or "").strip() or joined.removesuffix(instruction).strip() or joined
 
 
 def _passages(records: list[dict] | None) -> tuple[Passage, ...]:
@@ -259,6 +263,14 @@ def query_ids(table: datasets.Dataset) -> Iterator[str]:
     """The query_id of each row."""
     for chunk in _column(table, "query_id").chunks:
         yield from map(str, chunk.to_pylist())
+
+
+def query_texts(table: datasets.Dataset, rows: list[int]) -> list[str]:
+    """The query of each of the rows, without its instruction."""
+    names = [name for name in ("only_query", "query", "only_instruction") if name in table.column_names]
+    columns = table.select_columns(names)[rows]
+    records = (dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True))
+    return [_query(record, record.get("only_instruction") or "") for record in records]
 
 
 def has_instruction(table: datasets.Dataset) -> np.ndarray:

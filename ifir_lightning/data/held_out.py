@@ -1,11 +1,10 @@
 """Which queries of a training table stay out of training."""
 
-import hashlib
-
 import datasets
 import numpy as np
 
 from ifir_lightning.data import formats
+from ifir_lightning.data.subsets import place
 from ifir_lightning.errors import InputError
 
 
@@ -20,9 +19,4 @@ def held_out_rows(table: datasets.Dataset, share: float) -> np.ndarray:
     """
     if not 0 < share < 1:
         raise InputError(f"held-out share {share}: allowed is more than 0 and less than 1: set it to 0.01")
-    return np.fromiter((_place(id_) < share for id_ in formats.query_ids(table)), dtype=bool, count=len(table))
-
-
-def _place(query_id: str) -> float:
-    """In [0, 1), evenly spread."""
-    return int.from_bytes(hashlib.blake2b(query_id.encode(), digest_size=8).digest(), "big") / 2**64
+    return np.fromiter((place(id_) < share for id_ in formats.query_ids(table)), dtype=bool, count=len(table))

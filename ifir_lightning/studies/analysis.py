@@ -99,34 +99,34 @@ def fit_power_law(sizes: Sequence[float], values: Sequence[float]) -> PowerLaw:
     Needs three different sizes or more. Source of the form: Hestness et al., Deep Learning Scaling is Predictable,
     Empirically, 2017, section 3 (there for a falling error).
     """
-    size, value = np.asarray(sizes, dtype=float), np.asarray(values, dtype=float)
+    return _fit(sizes, np.asarray([values], dtype=float))[0]
+
+
+def _fit(sizes: Sequence[float], values_DS: np.ndarray) -> list[PowerLaw]:
+    """``fit_power_law`` of D rows of values at once."""
     assert len(set(sizes)) >= 3, "three parameters want three sizes"
-    best: tuple[float, PowerLaw] | None = None
+    least_D = np.full(len(values_DS), np.inf)
+    found_D3 = np.zeros((len(values_DS), 3))
     for rate in RATES:
-        design = np.stack([np.ones_like(size), -(size**-rate)], axis=1)
-        found, *_ = np.linalg.lstsq(design, value, rcond=None)
-        error = float(((design @ found - value) ** 2).sum())
-        if best is None or error < best[0] - 1e-12:
-            best = error, PowerLaw(float(found[0]), float(found[1]), float(rate))
-    assert best is not None
-    return best[1]
+        design_S2 = np.stack([np.ones(len(sizes)), -(np.asarray(sizes, dtype=float) ** -rate)], axis=1)
+        line_D2 = values_DS @ np.linalg.pinv(design_S2).T
+        error_D = ((line_D2 @ design_S2.T - values_DS) ** 2).sum(axis=1)
+        better_D = error_D < least_D - 1e-12
+        least_D[better_D] = error_D[better_D]
+        found_D3[better_D] = np.column_stack([line_D2, np.full(len(line_D2), rate)])[better_D]
+    return [PowerLaw(*row) for row in found_D3.tolist()]
 
 
-def size_interval(sizes: Sequence[float], values_SR: np.ndarray, goal: float, draws: int = 500) -> tuple[float, float]:
-    """Ends of the 95% percentile interval of the size that reaches ``goal``, over seeds.
-
-    Args:
-        sizes: S sizes.
-        values_SR: The value of each size and seed.
-        goal: What shall be reached.
-        draws: Bootstrap samples; in each, every size's mean is over R seeds drawn anew.
-    """
+def power_laws_over_seeds(sizes: Sequence[float], values_SR: np.ndarray, draws: int = 500) -> list[PowerLaw]:
+    """Power laws of bootstrap samples: in each, every size's mean is over R seeds drawn anew from its R."""
     generator = np.random.Generator(np.random.Philox(0))
     num_sizes, num_seeds = values_SR.shape
-    found = []
-    for _ in range(draws):
-        seeds = generator.integers(num_seeds, size=(num_sizes, num_seeds))
-        means = np.take_along_axis(values_SR, seeds, axis=1).mean(axis=1)
-        found.append(fit_power_law(sizes, means.tolist()).size_for(goal))
-    low, high = np.percentile(found, (2.5, 97.5), method="nearest")
+    seeds_DSR = generator.integers(num_seeds, size=(draws, num_sizes, num_seeds))
+    means_DS = np.take_along_axis(np.broadcast_to(values_SR, seeds_DSR.shape), seeds_DSR, axis=2).mean(axis=2)
+    return _fit(sizes, means_DS)
+
+
+def middle(values: Sequence[float]) -> tuple[float, float]:
+    """Ends of the 95% percentile interval; one may be infinite."""
+    low, high = np.percentile(values, (2.5, 97.5), method="nearest")
     return float(low), float(high)

@@ -28,6 +28,7 @@ def answer(study: Study, listed: Sequence[Trial], results: Sequence[Result]) -> 
         "seconds": sum(result["seconds"] for result in results),
         "points": points(study, finished),
         "differences": differences(study, finished),
+        "changes": [] if study.cross else changes(study, finished),
         "results": list(results),
     }
     if study.kind == "sensitivity":
@@ -51,25 +52,36 @@ def points(study: Study, finished: Sequence[Result]) -> list[dict[str, Any]]:
 
 def differences(study: Study, finished: Sequence[Result]) -> list[dict[str, Any]]:
     """Every head minus the first one, point by point, paired by seed: mean difference and interval."""
-    by_place = {(result["head"], result["point"], result["seed"]): result for result in finished}
     first, *others = study.heads
-    found: list[dict[str, Any]] = []
-    for head in others:
-        for point in sorted({result["point"] for result in finished}):
-            pairs = [
-                (by_place[head, point, seed], by_place[first, point, seed])
-                for seed in study.seeds
-                if (head, point, seed) in by_place and (first, point, seed) in by_place
-            ]
-            if pairs:
-                numbers = {
-                    key: asdict(analysis.interval([ours[key] - theirs[key] for ours, theirs in pairs]))
-                    for key in METRICS
-                }
-                found.append(
-                    {"head": head, "minus": first, "point": point, "values": dict(pairs[0][0]["values"]), **numbers}
-                )
-    return found
+    return [
+        {"head": head, "minus": first, "point": point} | found
+        for head in others
+        for point in sorted({result["point"] for result in finished})
+        if (found := _paired(study, finished, (head, point), (first, point)))
+    ]
+
+
+def changes(study: Study, finished: Sequence[Result]) -> list[dict[str, Any]]:
+    """What a change along one axis does to each head: every point minus point 0, paired by seed."""
+    return [
+        {"head": head, "point": point} | found
+        for head in study.heads
+        for point in sorted({result["point"] for result in finished} - {0})
+        if (found := _paired(study, finished, (head, point), (head, 0)))
+    ]
+
+
+def _paired(
+    study: Study, finished: Sequence[Result], ours: tuple[str, int], theirs: tuple[str, int]
+) -> dict[str, Any] | None:
+    """Mean and interval over seeds of one head and point minus another; None where no seed has both."""
+    by_place = {(result["head"], result["point"], result["seed"]): result for result in finished}
+    places = [((*ours, seed), (*theirs, seed)) for seed in study.seeds]
+    pairs = [(by_place[a], by_place[b]) for a, b in places if a in by_place and b in by_place]
+    if not pairs:
+        return None
+    numbers = {key: asdict(analysis.interval([a[key] - b[key] for a, b in pairs])) for key in METRICS}
+    return {"values": dict(pairs[0][0]["values"]), **numbers}
 
 
 def _sensitivity(study: Study, head: str, results: Sequence[Result]) -> dict[str, Any]:
@@ -101,26 +113,42 @@ def _sensitivity(study: Study, head: str, results: Sequence[Result]) -> dict[str
     return content
 
 
-def _demand(study: Study, found: Sequence[Mapping[str, Any]], finished: Sequence[Result]) -> dict[str, Any]:
-    """A power law of p-MRR for every head, over the first axis, and the size at which each reaches the common goal."""
-    axis = next(iter(study.axes))
-    by_head = {head: [each for each in found if each["head"] == head] for head in study.heads}
-    by_head = {head: each for head, each in by_head.items() if len({point["values"][axis] for point in each}) >= 3}
-    if not by_head:
-        return {}
-    goal = min(max(point["p_mrr"]["mean"] for point in each) for each in by_head.values())
-    heads: dict[str, Any] = {}
-    for head, each in by_head.items():
-        sizes = [float(point["values"][axis]) for point in each]
-        law = analysis.fit_power_law(sizes, [point["p_mrr"]["mean"] for point in each])
-        heads[head] = {"law": asdict(law), "size_for_goal": law.size_for(goal)}
-        seeds = [
-            [result["p_mrr"] for result in finished if (result["head"], result["point"]) == (head, point["point"])]
-            for point in each
-        ]
-        if len({len(values) for values in seeds}) == 1 and len(seeds[0]) > 1:
-            heads[head]["size_interval"] = list(analysis.size_interval(sizes, np.array(seeds), goal))
-    return {"axis": axis, "goal_p_mrr": goal, "heads": heads}
+def _demand(study: Study, found: Sequence[Mapping[str, Any]], finished: Sequence[Result]) -> list[dict[str, Any]]:
+    """Along every axis of numbers: a power law of p-MRR for every head, and the size at which each reaches the goal."""
+    content = []
+    for axis in study.axes:
+        own = [each for each in found if _is_number(each["values"].get(axis))]
+        by_head = {head: [each for each in own if each["head"] == head] for head in study.heads}
+        by_head = {head: each for head, each in by_head.items() if len({p["values"][axis] for p in each}) >= 3}
+        if not by_head:
+            continue
+        goal = min(max(point["p_mrr"]["mean"] for point in each) for each in by_head.values())
+        heads = {head: _law(head, axis, each, finished, goal) for head, each in by_head.items()}
+        content.append({"axis": axis, "goal_p_mrr": goal, "heads": heads})
+    return content
+
+
+def _law(
+    head: str, axis: str, own: Sequence[Mapping[str, Any]], finished: Sequence[Result], goal: float
+) -> dict[str, Any]:
+    sizes = [float(point["values"][axis]) for point in own]
+    law = analysis.fit_power_law(sizes, [point["p_mrr"]["mean"] for point in own])
+    content = {"law": asdict(law), "size_for_goal": law.size_for(goal)}
+    seeds = [
+        [result["p_mrr"] for result in finished if (result["head"], result["point"]) == (head, point["point"])]
+        for point in own
+    ]
+    if len({len(values) for values in seeds}) == 1 and len(seeds[0]) > 1:
+        drawn = analysis.power_laws_over_seeds(sizes, np.array(seeds))
+        content["intervals"] = {
+            name: list(analysis.middle([asdict(each)[name] for each in drawn])) for name in asdict(law)
+        }
+        content["size_interval"] = list(analysis.middle([each.size_for(goal) for each in drawn]))
+    return content
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def as_csv(results: Sequence[Result]) -> str:

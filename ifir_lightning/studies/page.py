@@ -20,6 +20,9 @@ def study_page(content: Mapping[str, Any], heads: Sequence[str], axes: Sequence[
         parts += ["<h2>Sensitivity</h2>", *_sensitivity(content["sensitivity"])]
     if content.get("data_demand"):
         parts += ["<h2>Data demand</h2>", *_demand(content["data_demand"])]
+    if content["changes"]:
+        parts += ["<h2>What each change does</h2>", _base(content)]
+        parts += [_points(content["changes"], lambda each: each["head"])]
     if content["differences"]:
         parts += ["<h2>Paired differences</h2>", note("Same seed, same point on the axes; first minus second.")]
         parts += [_points(content["differences"], lambda each: f"{each['head']} - {each['minus']}")]
@@ -90,26 +93,37 @@ def _sensitivity(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _demand(found: Mapping[str, Any]) -> list[str]:
-    rows = []
-    for head, each in found["heads"].items():
-        law, ends = each["law"], each.get("size_interval")
-        within = "" if ends is None else f"{_size(ends[0])} to {_size(ends[1])}"
-        rows.append(
-            [head, f"{law['limit']:.1f} - {law['gap']:.3g} n^-{law['rate']:.2f}", _size(each["size_for_goal"]), within]
-        )
-    return [
-        note(
-            f"Least squares over {found['axis']} (n). Size: where the curve reaches a p-MRR of "
-            f"{found['goal_p_mrr']:+.2f}, the most that every head reached; beyond the sizes that were run it is an "
-            "extrapolation."
-        ),
-        table(["head", "p-MRR"], ["size for the same p-MRR", "95% over seeds"], rows),
-    ]
+def _demand(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    parts = []
+    for axis in found:
+        rows = []
+        for head, each in axis["heads"].items():
+            within = "" if "size_interval" not in each else " to ".join(map(_size, each["size_interval"]))
+            ends = each.get("intervals", {})
+            terms = [_term(each["law"][name], ends.get(name)) for name in ("limit", "gap", "rate")]
+            rows.append([head, *terms, _size(each["size_for_goal"]), within])
+        parts += [
+            note(
+                f"Least squares of p-MRR = limit - gap n^-rate over {axis['axis']} (n). Size: where the curve reaches "
+                f"{axis['goal_p_mrr']:+.2f}, the most that every head reached; beyond the sizes that were run it is an "
+                "extrapolation. Intervals: 95% percentile bootstrap over seeds."
+            ),
+            table(["head"], ["limit", "gap", "rate", "size for the same p-MRR", "95% over seeds"], rows),
+        ]
+    return parts
+
+
+def _term(value: float, ends: Sequence[float] | None) -> str:
+    return f"{value:.3g}" + ("" if ends is None else f" [{ends[0]:.3g}, {ends[1]:.3g}]")
+
+
+def _base(content: Mapping[str, Any]) -> str:
+    base: Mapping[str, Any] = next((point["values"] for point in content["points"] if point["point"] == 0), {})
+    return note(f"One thing changed against {_places(base)}; paired by seed, the change minus that.")
 
 
 def _size(size: float) -> str:
-    return "never" if math.isinf(size) else f"{size:,.0f}"
+    return "never" if math.isinf(size) else f"{size:,.0f}" if size >= 10 else f"{size:.3g}"
 
 
 def _places(values: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ training queries that is equal for every trial. Trial i of every head takes the 
 hence the same initial backbone, rows, order and negatives: pairs are matched by construction.
 """
 
-import copy
 import itertools
 import math
 import re
@@ -90,7 +89,9 @@ class Study:
         axes: Name -> what is varied.
         budget: Training queries of every trial; with the batch it gives ``trainer.max_steps``.
         seeds: Every point is run with each of them.
-        points: Number of points drawn at random; by default the grid of all choices.
+        points: Number of points drawn at random; by default all choices.
+        cross: Without ``points``, every combination of choices; if false, one axis at a time, with the others at their
+            first choice: point 0 has the first choice of every axis, and the others are compared with it.
         settings: Settings of every trial.
     """
 
@@ -102,6 +103,7 @@ class Study:
     budget: int
     seeds: tuple[int, ...] = (0, 1, 2)
     points: int | None = None
+    cross: bool = True
     settings: Settings = field(default_factory=dict)
 
 
@@ -112,7 +114,7 @@ def read_study(path: str | Path) -> Study:
         InputError: No such file, no YAML, unknown or missing fields, an axis that cannot be drawn.
     """
     file = Path(path)
-    content = _read_yaml(file, "a study in YAML: see configs/studies")
+    content = read_yaml(file, "a study in YAML: see configs/studies")
     _check_fields(file, "the study", content, Study)
     for name in ("heads", "axes"):
         if not isinstance(content[name], dict):
@@ -127,7 +129,8 @@ def read_study(path: str | Path) -> Study:
     return study
 
 
-def _read_yaml(file: Path, allowed: str) -> Any:
+def read_yaml(file: Path, allowed: str) -> Any:
+    """What a YAML file holds; InputError where it cannot be read."""
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -167,6 +170,7 @@ def _check(file: Path, study: Study) -> None:
             f"seeds {study.seeds!r}, of which there is no seed to use; allowed is a list of one or more whole numbers",
         ),
         (study.points is not None and study.points < 1, f"points {study.points}; allowed is 1 or more"),
+        (study.points is not None and not study.cross, "points and cross: false; allowed is one of the two"),
     ]
     for name, head in study.heads.items():
         named = re.fullmatch(r"[\w.-]+", str(name)) is not None  # it becomes the name of a folder
@@ -214,6 +218,11 @@ def trials(study: Study) -> list[Trial]:
 
 
 def _points(study: Study) -> Iterator[dict[str, Value]]:
+    """Name of axis -> value; one that is varied alone is named alone, but for point 0."""
+    if study.points is None and not study.cross:
+        yield first_choices(study)
+        yield from ({name: value} for name, axis in study.axes.items() for value in list(axis.choices or ())[1:])
+        return
     if study.points is None:
         yield from (
             dict(zip(study.axes, values, strict=True))
@@ -225,14 +234,20 @@ def _points(study: Study) -> Iterator[dict[str, Value]]:
         yield {name: axis.at(share) for (name, axis), share in zip(study.axes.items(), shares.tolist(), strict=True)}
 
 
+def first_choices(study: Study) -> dict[str, Value]:
+    """What the other points of a study without ``cross`` are compared with."""
+    return {name: next(iter(axis.choices or ())) for name, axis in study.axes.items()}
+
+
 def _trial(study: Study, head: str, number: int, seed: int, point: Mapping[str, Value]) -> Trial | None:
     """None where the head does without an axis and another point is the same training already."""
     own = {name: value for name, value in point.items() if head in (study.axes[name].heads or (head,))}
-    if study.points is None:
-        skipped = [name for name in point if name not in own]
-        if any(point[name] != next(iter(study.axes[name].choices or ())) for name in skipped):
-            return None
-    settings = [study.settings, study.heads[head], *(study.axes[name].settings(value) for name, value in own.items())]
+    base = {} if study.points else first_choices(study)
+    if study.points is None and any(point[name] != base[name] for name in point if name not in own):
+        return None
+    held = {} if study.cross else {name: base[name] for name in base if head in (study.axes[name].heads or (head,))}
+    settings = [study.settings, study.heads[head]]
+    settings += [study.axes[name].settings(value) for name, value in (held | own).items()]
     merged: dict[str, Value] = {}
     for each in settings:
         for key, value in each.items():
@@ -245,44 +260,3 @@ def _times(settings: Settings, key: str, value: Value) -> Value:
     if isinstance(value, Mapping) and set(value) == {"times"} and key in settings:
         return settings[key] * value["times"]
     return value
-
-
-def recipe_of(study: Study, trial: Trial, folder: Path) -> dict[str, Any]:
-    """The whole recipe of a trial that runs in ``folder``.
-
-    Raises:
-        InputError: A setting inside something that is no mapping, or a factor of what is no number.
-    """
-    recipe = _read_yaml(study.recipe, "a recipe in YAML")
-    settings = dict(trial.settings)
-    budget = settings.pop("budget", study.budget)
-    if not isinstance(recipe, dict):
-        raise InputError(f"{study.recipe} is {recipe!r}; allowed is a recipe of fit: name another")
-    for key, value in settings.items():
-        _set(recipe, key, value)
-    batch = (recipe.get("data") or {}).get("global_batch_size")
-    if not isinstance(batch, int) or batch < 1 or not isinstance(recipe.get("trainer"), dict):
-        raise InputError(
-            f"{study.recipe} has data.global_batch_size {batch!r}; allowed is a recipe of fit with a number there and "
-            "a trainer, since the budget is counted in queries: set it in the recipe or the study"
-        )
-    steps = max(1, int(budget) // batch)
-    recipe["seed_everything"] = trial.seed
-    recipe["trainer"] |= {"default_root_dir": str(folder), "max_steps": steps, "val_check_interval": steps}
-    return recipe
-
-
-def _set(recipe: dict[str, Any], key: str, value: Value) -> None:
-    *parents, last = key.split(".")
-    place = recipe
-    for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
-            raise InputError(f"the study sets {key}, but {parent} is {place!r} in the recipe: correct the key")
-    if isinstance(value, Mapping) and set(value) == {"times"}:
-        if not isinstance(place.get(last), int | float):
-            raise InputError(
-                f"the study multiplies {key}, which is {place.get(last)!r} in the recipe: give it a number"
-            )
-        value = place[last] * value["times"]
-    place[last] = copy.deepcopy(value)

@@ -1,5 +1,7 @@
 """Runs the trials of a study: each an ordinary ``fit`` in a folder and a process of its own.
 
+The process is a fork of the worker, which has imported everything: that costs a short trial more than its training.
+
 What is done is what lies on disk: NAME.json beside the run folder NAME is a trial's result. A worker takes the first
 trial without a result whose lock is free, so any number of machines that see one folder share a study, and one that is
 killed loses nothing: its trial is continued by ``fit`` from the last checkpoint. The trial's process holds the lock
@@ -11,12 +13,17 @@ import fcntl
 import json
 import logging
 import math
-import subprocess
+import multiprocessing
+import os
+import runpy
+import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,12 +31,13 @@ import yaml
 
 from ifir_lightning import durable
 from ifir_lightning.errors import InputError
-from ifir_lightning.studies.plan import Study, Trial, recipe_of, trials
+from ifir_lightning.studies.plan import Study, Trial, trials
+from ifir_lightning.studies.recipes import recipe_of
 
 _log = logging.getLogger(__name__)
 
-FIT = (sys.executable, "-m", "ifir_lightning", "fit", "--config")
-"""The command of a trial; its recipe comes after it."""
+FIT = ("ifir_lightning", "fit", "--config")
+"""The module that a trial runs and its arguments; its recipe comes after them."""
 USER_ERROR = 2
 """Exit status of a mistake in the recipe: no other trial would fare better."""
 POLL_SECONDS = 0.2
@@ -57,7 +65,7 @@ class Running:
     """A trial that this worker trains."""
 
     trial: Trial
-    process: subprocess.Popen
+    process: ForkProcess
     lock: IO[str]
     began: float
 
@@ -97,10 +105,10 @@ def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT)
     running: list[Running] = []
     try:
         while True:
-            for each in [each for each in running if each.process.poll() is not None]:
+            for each in [each for each in running if each.process.exitcode is not None]:
                 running.remove(each)
                 _log.info(_finish(folder, each, listed))
-            waiting = _free(folder, listed, command)
+            waiting = _free(folder, listed, command, running)
             while len(running) < jobs and (started := next(waiting, None)) is not None:
                 running.append(started)
             if not running:
@@ -110,11 +118,13 @@ def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT)
         for each in running:  # interrupted: they save, and the next start continues them
             each.process.terminate()
         for each in running:
-            each.process.wait()
+            each.process.join()
             each.lock.close()
 
 
-def _free(folder: Path, listed: Sequence[Trial], command: Sequence[str]) -> Iterator[Running]:
+def _free(
+    folder: Path, listed: Sequence[Trial], command: Sequence[str], running: Sequence[Running]
+) -> Iterator[Running]:
     """Starts trials that nobody has begun or whose process is gone."""
     for trial in listed:
         files = paths(folder, trial)
@@ -129,19 +139,33 @@ def _free(folder: Path, listed: Sequence[Trial], command: Sequence[str]) -> Iter
         if files.result.exists():  # it was finished between the look and the lock
             lock.close()
             continue
-        yield Running(trial, _start(files, lock, command), lock, time.monotonic())
+        yield Running(trial, _start(files, command, [each.lock for each in running]), lock, time.monotonic())
 
 
-def _start(files: Paths, lock: IO[str], command: Sequence[str]) -> subprocess.Popen:
-    with files.log.open("a", encoding="utf-8") as log:
-        return subprocess.Popen(
-            [*command, str(files.recipe)], stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock.fileno()]
-        )
+def _start(files: Paths, command: Sequence[str], locks: Sequence[IO[str]]) -> ForkProcess:
+    process = multiprocessing.get_context("fork").Process(target=_train, args=(files, command, locks))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+        process.start()
+    return process
+
+
+def _train(files: Paths, command: Sequence[str], locks: Iterable[IO[str]]) -> None:
+    """In the trial's process, which keeps its own lock until it ends: as ``python -m`` the command and the recipe."""
+    for lock in locks:  # of the trials beside it
+        lock.close()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    log = files.log.open("a", encoding="utf-8", buffering=1)
+    for descriptor in (1, 2):
+        os.dup2(log.fileno(), descriptor)
+    sys.stdout = sys.stderr = log
+    sys.argv = [*command, str(files.recipe)]
+    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 
 
 def _finish(folder: Path, ended: Running, listed: Sequence[Trial]) -> str:
     """Record how a trial ended; a line that says so."""
-    files, status = paths(folder, ended.trial), ended.process.returncode
+    files, status = paths(folder, ended.trial), ended.process.exitcode or 0
     last, diverged = _last_line(files.log), has_diverged(files.run)
     if status == USER_ERROR and not diverged:  # a diverged run may end so too: its scores are refused
         ended.lock.close()
