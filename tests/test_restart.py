@@ -10,6 +10,7 @@ from pathlib import Path
 from small import QUICK, write_task
 
 ROOT = Path(__file__).parents[1]
+PATIENT = "--watchdog.silent_seconds=60"  # other tests may keep the cores busy
 
 
 def test_a_killed_rank_is_started_again_and_the_run_continues(tmp_path: Path) -> None:
@@ -17,7 +18,7 @@ def test_a_killed_rank_is_started_again_and_the_run_continues(tmp_path: Path) ->
     task, folder = write_task(tmp_path / "task", num_queries=2), tmp_path / "run"
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     command = [sys.executable, "-m", *torchrun, "-m", "ifir_lightning", "fit", *QUICK, "--trainer.max_steps=64"]
-    command += ["--trainer.strategy=fsdp2"]
+    command += ["--trainer.strategy=fsdp2", PATIENT]
     command += ["--trainer.devices=2", f"--trainer.default_root_dir={folder}", f"--followir.tasks=[{task}]"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with open(tmp_path / "log", "wb") as log:

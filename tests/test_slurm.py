@@ -13,6 +13,7 @@ from small import QUICK, write_task
 from ifir_lightning import manifests
 
 ROOT = Path(__file__).parents[1]
+PATIENT = "--watchdog.silent_seconds=60"  # other tests may keep the cores busy
 SCRIPT = ROOT / "tools" / "slurm" / "fit.sbatch"
 SRUN = """#!/usr/bin/env bash
 # Starts the tasks as SLURM does, on this machine, and ends with the largest of their statuses.
@@ -57,7 +58,7 @@ class Cluster:
         environment |= {"TASKS": str(self.tasks), "ASKED": str(self.asked), "PYTHONPATH": str(ROOT)}
         environment["PATH"] = f"{self.folder / 'bin'}:{os.environ['PATH']}"
         command = ["bash", str(SCRIPT), *QUICK, "--trainer.max_steps=60", f"--followir.tasks=[{self.task}]"]
-        command += [f"--trainer.default_root_dir={self.run}", "--data.global_batch_size=2"]
+        command += [f"--trainer.default_root_dir={self.run}", "--data.global_batch_size=2", PATIENT]
         with open(self.log, "ab") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
