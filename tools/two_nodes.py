@@ -24,6 +24,8 @@ from small_fit import ROOT, Run, result, write_recipe
 from ifir_lightning import manifests
 
 SUBNET = "10.77.0"
+PATIENT = "--watchdog.silent_seconds=60"
+"""For cores that are busy with something else."""
 
 
 class Nodes:
@@ -135,7 +137,7 @@ def compare(recipe: Path, folder: Path, sides: list[subprocess.Popen[bytes]]) ->
     for node, process in enumerate(sides):
         assert process.wait() == 0, folder.with_suffix(f".{node}.log").read_text()
     alone = folder.with_name("one-node")
-    run = Run(recipe, alone, 2)
+    run = Run(recipe, alone, 2, PATIENT)
     assert run.wait(300), alone.with_suffix(".log").read_text()
     assert run.statuses() == [0, 0], alone.with_suffix(".log").read_text()
     expected, found = result(alone), result(folder)
@@ -156,7 +158,7 @@ def main() -> None:
         steps = 100_000 if arguments.cut else arguments.steps
         recipe = write_recipe(Path(temporary) / "recipe.yaml", max_steps=steps)
         began = time.monotonic()
-        options = [] if arguments.cut else ["--watchdog.silent_seconds=60"]  # cores may be busy
+        options = () if arguments.cut else (PATIENT,)
         sides = [nodes.fit(node, recipe, folder, *options) for node in range(2)]
         good = cut(nodes, folder, sides, arguments.limit) if arguments.cut else compare(recipe, folder, sides)
         print(f"{time.monotonic() - began:.0f} s in all")
