@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ifir_lightning.callbacks.checkpoint_io import ManifestIO
@@ -38,6 +39,7 @@ from ifir_lightning.commands.synthesize import synthesize
 from ifir_lightning.commands.teach import teach
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
+from ifir_lightning.fsdp import FSDP2
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, is_branch, training_settings
 from ifir_lightning.security import refusal, restrict_imports
@@ -264,6 +266,7 @@ def _rank() -> int:
 
 def _set_up_process() -> None:
     """Settings of the process as a whole, which no import may make."""
+    StrategyRegistry.register("fsdp2", FSDP2, "DDP whose ranks share weights and optimizer state", override=True)
     log = logging.getLogger("ifir_lightning")
     if not log.handlers:
         handler = logging.StreamHandler()

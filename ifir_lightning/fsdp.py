@@ -21,9 +21,6 @@ class FSDP2(DDPStrategy):
     Outside ``fit`` nothing is sharded.
     """
 
-    def __init__(self, process_group_backend: str | None = None) -> None:
-        super().__init__(process_group_backend=process_group_backend)
-
     def configure_ddp(self) -> None:
         module = self.lightning_module
         assert isinstance(module, RetrieverModule)

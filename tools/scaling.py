@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import spawn
+from torch.multiprocessing import start_processes
 
 from ifir_lightning import distributed
 from ifir_lightning.records import Embeddings
@@ -64,7 +64,7 @@ def run(rank: int, ranks: int, folder: str) -> None:
 def measure(ranks: int) -> tuple[int, float]:
     """Bytes that a rank sent in a step, and the median of its seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        spawn(run, (ranks, folder), nprocs=ranks)
+        start_processes(run, (ranks, folder), nprocs=ranks, start_method="fork")
         sent, seconds = Path(folder, "found").read_text().split()
     return int(sent), float(seconds)
 

@@ -24,6 +24,8 @@ from small_fit import ROOT, Run, result, write_recipe
 from ifir_lightning import manifests
 
 SUBNET = "10.77.0"
+PATIENT = "--watchdog.silent_seconds=60"
+"""For cores that are busy with something else."""
 
 
 class Nodes:
@@ -47,16 +49,16 @@ class Nodes:
             for device in ("lo", end):
                 ip("-n", name, "link", "set", device, "up")
 
-    def fit(self, node: int, recipe: Path, folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    def fit(self, node: int, recipe: Path, folder: Path, *options: str) -> subprocess.Popen[bytes]:
         """This node's part of a fit in ``folder``, which both see."""
         name = self.names[node]
-        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}"]
-        command += ["--nproc-per-node=1", f"--master-addr={SUBNET}.1", "--master-port=29500"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+        command += ["--rdzv-backend=c10d", f"--rdzv-endpoint={self.names[0]}:29400", "--rdzv-id=fit"]
         command += ["-m", "ifir_lightning", "fit", f"--config={recipe}", f"--trainer.default_root_dir={folder}"]
-        command += ["--trainer.devices=1", "--trainer.num_nodes=2"]
+        command += ["--trainer.devices=1", "--trainer.num_nodes=2", *options]
         inside = ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", f'hostname {name}; exec "$@"', "sh"]
         network = {"GLOO_SOCKET_IFNAME": self.cable[node], "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        with open(log, "ab") as output:
+        with open(folder.with_suffix(f".{node}.log"), "ab") as output:
             environment = os.environ | network
             return subprocess.Popen([*inside, *command], cwd=ROOT, env=environment, stdout=output, stderr=output)
 
@@ -135,7 +137,7 @@ def compare(recipe: Path, folder: Path, sides: list[subprocess.Popen[bytes]]) ->
     for node, process in enumerate(sides):
         assert process.wait() == 0, folder.with_suffix(f".{node}.log").read_text()
     alone = folder.with_name("one-node")
-    run = Run(recipe, alone, 2)
+    run = Run(recipe, alone, 2, PATIENT)
     assert run.wait(300), alone.with_suffix(".log").read_text()
     assert run.statuses() == [0, 0], alone.with_suffix(".log").read_text()
     expected, found = result(alone), result(folder)
@@ -156,7 +158,8 @@ def main() -> None:
         steps = 100_000 if arguments.cut else arguments.steps
         recipe = write_recipe(Path(temporary) / "recipe.yaml", max_steps=steps)
         began = time.monotonic()
-        sides = [nodes.fit(node, recipe, folder, folder.with_suffix(f".{node}.log")) for node in range(2)]
+        options = () if arguments.cut else (PATIENT,)
+        sides = [nodes.fit(node, recipe, folder, *options) for node in range(2)]
         good = cut(nodes, folder, sides, arguments.limit) if arguments.cut else compare(recipe, folder, sides)
         print(f"{time.monotonic() - began:.0f} s in all")
     sys.exit(not good)
