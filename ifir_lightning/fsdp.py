@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from ifir_lightning import distributed
 from ifir_lightning.errors import InputError
+from ifir_lightning.module import RetrieverModule
 
 
 class FSDP2(DDPStrategy):
@@ -25,7 +26,7 @@ class FSDP2(DDPStrategy):
 
     def configure_ddp(self) -> None:
         module = self.lightning_module
-        assert module is not None
+        assert isinstance(module, RetrieverModule)
         if str(self.precision_plugin.precision) == "16-mixed":
             raise InputError(
                 "trainer.precision is 16-mixed under FSDP2, whose ranks would scale losses apart; allowed are 32-true "

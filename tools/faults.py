@@ -8,11 +8,8 @@ Without --cells all are run; with it, those whose name holds one of the texts ("
 
 import argparse
 import json
-import multiprocessing
-import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -21,14 +18,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from injector import STEPS, Fault, Moment
-from kill_resume import result, write_recipe
+from small_fit import Run, result, write_recipe
 
-from ifir_lightning import cli, manifests
+from ifir_lightning import manifests
 
-TOOLS = Path(__file__).parent
 HANG = 5.0
 """Seconds that the ranks may stand still in these runs; ten times as long while a checkpoint is written."""
 LIMIT = 120.0
@@ -103,53 +98,6 @@ def with_fault(path: Path, cell: Cell, mark: Path) -> Path:
     struck = path.with_name("struck.yaml")
     struck.write_text(yaml.safe_dump(content))
     return struck
-
-
-def fit(recipe: Path, folder: Path, rank: int, ranks: int, port: int) -> None:
-    """One rank, as torchrun would have started it, its output in ``folder``.log."""
-    with open(folder.with_suffix(".log"), "a") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    torch.set_num_threads(1)
-    sys.path.insert(0, str(TOOLS))
-    os.environ["IFIR_PLUGINS"] = "injector"
-    if ranks > 1:
-        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0}
-        os.environ |= {name: str(value) for name, value in places.items()}
-        os.environ |= {"TORCHELASTIC_RUN_ID": "faults", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    sys.argv = ["ifir_lightning", "fit", f"--config={recipe}", f"--trainer.default_root_dir={folder}"]
-    sys.argv += [f"--trainer.devices={ranks}"]
-    cli.main()
-
-
-class Run:
-    """The ranks of one start."""
-
-    def __init__(self, recipe: Path, folder: Path, ranks: int) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ifir_lightning.cli"])
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.processes = [context.Process(target=fit, args=(recipe, folder, r, ranks, port)) for r in range(ranks)]
-        for process in self.processes:
-            process.start()
-
-    def wait(self, seconds: float, but_for: tuple[int, ...] = ()) -> bool:
-        """Whether all (but some) ended within so many seconds; what is left then is killed."""
-        deadline = time.monotonic() + seconds
-        waited = [process for rank, process in enumerate(self.processes) if rank not in but_for]
-        for process in waited:
-            process.join(max(0.0, deadline - time.monotonic()))
-        in_time = all(process.exitcode is not None for process in waited)
-        for process in self.processes:
-            if process.exitcode is None:
-                process.kill()
-            process.join()
-        return in_time
-
-    def statuses(self) -> list[int | None]:
-        return [process.exitcode for process in self.processes]
 
 
 def strike(cell: Cell, recipe: Path, folder: Path, outcome: Outcome) -> None:
@@ -271,8 +219,7 @@ def main() -> None:
             outcomes.append(outcome)
             if not arguments.json:
                 print(line(outcome), flush=True)
-    if arguments.json:
-        print(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
+    print(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) if arguments.json else "\n" + table(outcomes))
     sys.exit(any(outcome.faults for outcome in outcomes))
 
 
@@ -284,6 +231,24 @@ def line(outcome: Outcome) -> str:
     same = "identical" if outcome.same_weights and outcome.same_log else "DIFFERS"
     columns += [same, outcome.named[:120] or "-", "; ".join(outcome.faults) or "as promised"]
     return "| " + " | ".join(str(column) for column in columns) + " |"
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """Seconds from the fault to the end of all ranks, and steps to be done again, by fault and moment."""
+    cells = {(o.cell.fault, o.cell.ranks, o.cell.moment): o for o in outcomes}
+    rows = dict.fromkeys((fault, ranks) for fault, ranks, _ in cells)
+    lines = ["| fault | ranks | " + " | ".join(MOMENTS) + " |", "|---" * (2 + len(MOMENTS)) + "|"]
+    for fault, ranks in rows:
+        shown = [_shown(cells.get((fault, ranks, moment))) for moment in MOMENTS]
+        lines.append(f"| {fault} | {ranks} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _shown(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return ""
+    seconds = "" if outcome.ended_after is None else f"{outcome.ended_after:.1f} s, "
+    return f"{seconds}{outcome.steps_lost}" + (f": {'; '.join(outcome.faults)}" if outcome.faults else "")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from kill_resume import ROOT, result, start, write_recipe
+from small_fit import ROOT, Run, result, write_recipe
 
 from ifir_lightning import manifests
 
@@ -135,7 +135,9 @@ def compare(recipe: Path, folder: Path, sides: list[subprocess.Popen[bytes]]) ->
     for node, process in enumerate(sides):
         assert process.wait() == 0, folder.with_suffix(f".{node}.log").read_text()
     alone = folder.with_name("one-node")
-    assert start(recipe, alone, workers=0, ranks=2).wait() == 0, alone.with_suffix(".log").read_text()
+    run = Run(recipe, alone, 2)
+    assert run.wait(300), alone.with_suffix(".log").read_text()
+    assert run.statuses() == [0, 0], alone.with_suffix(".log").read_text()
     expected, found = result(alone), result(folder)
     print(f"weights {expected[0]} on one node, {found[0]} on two")
     print(f"metrics.csv {'identical' if expected[1] == found[1] else 'DIFFERS'}")
