@@ -20,9 +20,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ifir_lightning.callbacks.checkpoint_io import ManifestIO
 from ifir_lightning.callbacks.followir import FollowIRValidation
+from ifir_lightning.callbacks.interruption import Interruption
+from ifir_lightning.callbacks.memory import OutOfMemory
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
+from ifir_lightning.callbacks.non_finite import NonFinite
 from ifir_lightning.callbacks.prediction import TrecPrediction
 from ifir_lightning.callbacks.run_config import RunConfig
+from ifir_lightning.callbacks.watchdog import Watchdog
 from ifir_lightning.commands.audit import audit
 from ifir_lightning.commands.compare import compare
 from ifir_lightning.commands.evaluate import evaluate
@@ -35,7 +39,7 @@ from ifir_lightning.commands.teach import teach
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
 from ifir_lightning.module import RetrieverModule
-from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, training_settings
+from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, is_branch, training_settings
 from ifir_lightning.security import refusal, restrict_imports
 
 _log = logging.getLogger(__name__)
@@ -85,7 +89,9 @@ class RetrieverCLI(LightningCLI):
     start: Start | None = None  # what fit continues
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Watchdog, "watchdog")  # the first, so that it sees what the others do
         parser.add_lightning_class_args(FollowIRValidation, "followir")
+        parser.add_lightning_class_args(NonFinite, "non_finite")
         parser.add_argument(
             "--resume",
             type=Resume,
@@ -123,7 +129,8 @@ class RetrieverCLI(LightningCLI):
             dumped = self._parser("fit").dump(config, format="json", skip_none=False, skip_link_targets=False)
             settings = training_settings(json.loads(dumped))
             self.start = find_start(Path(folder), checkpoint, config["resume"], settings)
-            config["ckpt_path"] = None  # of this start, not of the run that config.yaml describes
+            if not is_branch(Path(folder), checkpoint):
+                config["ckpt_path"] = None  # of this start, not of the run that config.yaml describes
             self.save_config_kwargs = {"start": self.start, "settings": settings}
             return
         self.save_config_callback = None
@@ -135,13 +142,24 @@ class RetrieverCLI(LightningCLI):
             found = find_checkpoint(Path(folder), checkpoint, "best")
             self.config[str(self.subcommand)]["ckpt_path"] = str(found)
 
+    def instantiate_classes(self) -> None:
+        """As Lightning does; a logger whose package is not installed is a mistake of the user."""
+        try:
+            super().instantiate_classes()
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"the recipe names a class whose package is not installed ({error}); allowed is what can run here: "
+                "install it, or take the class out of the recipe"
+            ) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         folder, plugins = config["default_root_dir"], config["plugins"] or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ManifestIO()]
-        if config["logger"] in (None, True):
-            loggers = [MetricsCSV(folder), _tensorboard(folder, self.start)]
-            kwargs["logger"] = loggers if self.subcommand == "fit" else False
+        if self.subcommand != "fit":
+            kwargs["logger"] = False
+        elif config["logger"] in (None, True):
+            kwargs["logger"] = [MetricsCSV(folder), _tensorboard(folder, self.start)]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -184,6 +202,7 @@ def main() -> None:
                 PromptrieverData,
                 parser_class=RecipeParser,
                 save_config_callback=RunConfig,
+                trainer_defaults={"callbacks": [OutOfMemory(), Interruption()]},
                 parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
                 seed_everything_default=0,
                 auto_configure_optimizers=False,

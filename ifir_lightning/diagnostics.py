@@ -62,8 +62,12 @@ class PairDiagnostics:
         order = torch.cat([part.place_K for part in parts]).argsort().to(passages.values_ND.device)
         figures = [self._figures(part, special_N) for part in parts]
         joined = {name: torch.cat([part[name] for part in figures])[order] for name in figures[0]}
-        pooled = mean_vectors(self.queries), mean_vectors(passages)
-        return joined | {"mean_pooled_cosine": Cosine().pairs(*pooled, index_K2)}
+        pooled = Cosine().pairs(self._mean_queries, mean_vectors(passages), index_K2)
+        return joined | {"mean_pooled_cosine": pooled}
+
+    @cached_property
+    def _mean_queries(self) -> Embeddings:
+        return mean_vectors(self.queries)
 
     def _figures(self, part: Rectangle, special_N: Tensor) -> dict[str, Tensor]:
         best_KL, winner_KL = part.similarity_KLM.max(dim=-1)
@@ -83,21 +87,37 @@ class PairDiagnostics:
         figures["winner_entropy"] = _spread(winner_KL, inside_KL, part.passage_KM >= 0)
         return figures | {
             name: each_KL.masked_fill(~inside_KL, 0).sum(1)
-            for name, each_KL in self._operators(part.similarity_KLM, best_KL, weighted_KL).items()
+            for name, each_KL in self._operators(part.similarity_KLM, best_KL, winner_KL, weighted_KL).items()
         }
 
-    def _operators(self, similarity_KLM: Tensor, best_KL: Tensor, weighted_KL: Tensor) -> dict[str, Tensor]:
+    def _operators(
+        self, similarity_KLM: Tensor, best_KL: Tensor, winner_KL: Tensor, weighted_KL: Tensor
+    ) -> dict[str, Tensor]:
         """Per query token, what the operators make of its similarities."""
-        share_KLM = F.softmax(similarity_KLM / self.temperature, dim=-1)
-        finite_KLM = similarity_KLM.masked_fill(similarity_KLM == float("-inf"), 0)
-        top_KLT = similarity_KLM.topk(min(self.top_k, similarity_KLM.shape[-1])).values
-        there_KLT = top_KLT.isfinite()
         weighted = {} if self.queries.weights_N is None else {"weighted": weighted_KL}
         return weighted | {
             "maxsim": best_KL,
-            "smooth_maximum": (share_KLM * finite_KLM).sum(-1),
-            "top_k_mean": top_KLT.masked_fill(~there_KLT, 0).sum(-1) / there_KLT.sum(-1),
+            "smooth_maximum": _smooth_maximum(similarity_KLM, best_KL, self.temperature),
+            "top_k_mean": _top_k_mean(similarity_KLM, best_KL, winner_KL, self.top_k),
         }
+
+
+def _smooth_maximum(similarity_KLM: Tensor, best_KL: Tensor, temperature: float) -> Tensor:
+    """From the distances to the maximum; one of 100 temperatures has no share, like a token that is not there."""
+    below_KLM = (similarity_KLM - best_KL[:, :, None]).clamp_(min=-100 * temperature)
+    share_KLM = (below_KLM / temperature).exp_()
+    return best_KL + below_KLM.mul_(share_KLM).sum(-1) / share_KLM.sum(-1)
+
+
+def _top_k_mean(similarity_KLM: Tensor, best_KL: Tensor, winner_KL: Tensor, k: int) -> Tensor:
+    """Of the k best that are there: the winner taken away k - 1 times, on a CPU twice as fast as ``topk``."""
+    total_KL, count_KL = best_KL, torch.ones_like(best_KL)
+    for _ in range(min(k, similarity_KLM.shape[-1]) - 1):
+        similarity_KLM = similarity_KLM.scatter(-1, winner_KL[:, :, None], float("-inf"))
+        best_KL, winner_KL = similarity_KLM.max(dim=-1)
+        there_KL = best_KL.isfinite()
+        total_KL, count_KL = total_KL + best_KL.masked_fill(~there_KL, 0), count_KL + there_KL
+    return total_KL / count_KL
 
 
 def mean_vectors(texts: Embeddings) -> Embeddings:

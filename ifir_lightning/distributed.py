@@ -6,7 +6,6 @@ nothing is scaled here, and the mean over ranks is the one that DDP takes of par
 """
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,9 +13,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing.errors import record
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from ifir_lightning.records import Embeddings
 
@@ -125,13 +127,30 @@ def exchange_scores(scores_QP: Tensor, num_queries: list[int], num_passages: lis
     return torch.cat(blocks, dim=1)
 
 
+class Agreement:
+    """What the ranks say to one another beside a step, over the network of their CPUs: no GPU has to be waited for."""
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+
+    def largest(self, value: int) -> int:
+        """The largest value of all ranks."""
+        if self._group is None:
+            return value
+        number = torch.tensor([value])
+        _count(all_reduce_bytes(number.nbytes))
+        dist.all_reduce(number, dist.ReduceOp.MAX, group=self._group)
+        return int(number)
+
+
 def check_in(seconds: float) -> None:
     """Return once every rank has come here.
 
     Raises:
         RuntimeError: Some rank did not within so many seconds; on rank 0 the message lists which.
     """
-    dist.monitored_barrier(dist.new_group(backend="gloo"), timedelta(seconds=seconds), wait_all_ranks=True)
+    limit = timedelta(seconds=seconds)
+    dist.monitored_barrier(dist.new_group(timeout=limit, backend="gloo"), limit, wait_all_ranks=True)
 
 
 def open_store(seconds: float) -> Store:
@@ -147,16 +166,65 @@ def open_store(seconds: float) -> Store:
     return served or dist.TCPStore(host, port, is_master=False, timeout=time_out, wait_for_workers=False)
 
 
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """2-norm of all values of the tensors, which may be spread over ranks (FSDP2)."""
+    norm = torch.nn.utils.get_total_norm(tensors)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
 def is_lost_peer(error: BaseException) -> bool:
     """Whether a collective failed because another rank is gone: the fault is not this rank's."""
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error).lower())
 
 
-def shard(root: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh) -> None:
-    """FSDP2: each layer's parameters, and the rest of ``root``'s, spread over the ranks of the mesh."""
-    for layer in layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(root, mesh=mesh)
+def shard(root: nn.Module, device: torch.device) -> None:
+    """FSDP2: parameters spread over the ranks, and with them their gradients and the optimizer's state.
+
+    One group: the first forward pass of a step gathers all of them, the end of the backward pass averages gradients
+    and frees what was gathered. Ranks encode different numbers of texts, chunks and layers in between, and a layer
+    that all ranks had to gather together would have them wait for each other for ever.
+    """
+    fully_shard(root, mesh=init_device_mesh(device.type, (world_size(),)), reshard_after_forward=False)
+
+
+def gather_weights(root: nn.Module) -> None:
+    """Have the whole weights of a sharded module until the next backward pass; called by all ranks before they encode
+    each at its own pace.
+    """
+    if isinstance(root, FSDPModule):
+        with torch.inference_mode(False), torch.no_grad():
+            root.unshard()
+
+
+def whole(state: T) -> T:
+    """A state with whole tensors on the CPU in place of sharded ones, gathered one at a time.
+
+    All ranks call it; only rank 0 has the tensors, the others None.
+    """
+    return tree_map_only(DTensor, _whole, state)
+
+
+def load_sharded(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's whole state where its parameters are sharded: each rank takes its part, nothing is sent."""
+    numbers = (number for group in state["param_groups"] for number in group["params"])
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    parts = {
+        number: {name: _part(value, parameter) for name, value in state["state"].get(number, {}).items()}
+        for number, parameter in zip(numbers, parameters, strict=True)
+    }
+    optimizer.load_state_dict(state | {"state": {number: part for number, part in parts.items() if part}})
+
+
+def _whole(tensor: DTensor) -> Tensor | None:
+    gathered = tensor.full_tensor()
+    return gathered.cpu() if rank() == 0 else None
+
+
+def _part(value: Tensor, parameter: Tensor) -> Tensor:
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:  # a count of steps
+        return value
+    place = parameter.device_mesh, parameter.placements
+    return distribute_tensor(value.to(parameter.device), *place, src_data_rank=None)
 
 
 def _count(num_bytes: int) -> None:

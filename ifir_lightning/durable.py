@@ -83,6 +83,11 @@ def clear(folder: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+def is_new(folder: Path) -> bool:
+    """Whether nothing lies in a folder, or only what processes that died were writing."""
+    return not folder.exists() or (folder.is_dir() and all(path.name.endswith(PARTIAL) for path in folder.iterdir()))
+
+
 def write_text(path: Path, text: str) -> None:
     """A whole small file."""
     write_bytes(path, text.encode())

@@ -131,8 +131,7 @@ def write_export(
     fitting = export_format(retriever, wanted)
     check_output(output, overwrite)
     with _replacing(output) as folder:
-        retriever.backbone.model.save_pretrained(folder)
-        retriever.tokenizer.tokenizer.save_pretrained(folder)
+        retriever.backbone.save(folder)
         (_write_pylate if fitting == "pylate" else _write_sentence_transformers)(retriever, folder)
         text = asdict(retriever.tokenizer.format)
         own = {"scorer": describe(retriever.scorer), "text": text, "token_weights": retriever.pooling.has_weights}

@@ -22,9 +22,13 @@ def peak_flops(device_name: str) -> float | None:
 
 
 def matrix_weights(model: nn.Module) -> int:
-    """Parameters of a transformer's matrices, which multiply every token; embeddings are only looked up."""
-    named = model.named_parameters()
-    return sum(weights.numel() for name, weights in named if weights.ndim > 1 and "embed" not in name)
+    """Parameters of a transformer's matrices, which multiply every token; embeddings are only looked up.
+
+    A frozen one counts two thirds: of the three products of a step it lacks the one that gives its own gradient.
+    """
+    matrices = [each for name, each in model.named_parameters() if each.ndim > 1 and "embed" not in name]
+    thirds = sum(each.numel() * (3 if each.requires_grad else 2) for each in matrices)
+    return thirds // 3
 
 
 def training_flops(config: PretrainedConfig, num_weights: int, lengths_B: Tensor) -> float:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import platform
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -169,11 +170,11 @@ def in_order(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.ckpt"), key=lambda path: (_peek(path)[0], path.name))
 
 
-def prune(folder: Path, keep_last: int) -> None:
-    """Remove all but the best and the last ``keep_last`` of the checkpoints that have a manifest."""
+def prune(folder: Path, keep_last: int, keep_steps: Collection[int] = ()) -> None:
+    """Remove all but the best, the last ``keep_last`` and those of ``keep_steps``, of those that have a manifest."""
     kept = ranked(folder)[:1]
     for checkpoint in in_order(folder)[:-keep_last]:
-        if checkpoint not in kept and _peek(checkpoint)[0] >= 0:
+        if checkpoint not in kept and (step := _peek(checkpoint)[0]) >= 0 and step not in keep_steps:
             remove(checkpoint)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from torch.nn import Parameter
 
 from ifir_lightning import distributed
 from ifir_lightning.errors import InputError
@@ -14,7 +15,7 @@ from ifir_lightning.models.backbone import BackboneSettings
 from ifir_lightning.models.pooling import Pooling
 from ifir_lightning.models.scoring import Scorer
 from ifir_lightning.models.snapshot import KEY as SNAPSHOT
-from ifir_lightning.optimization import AdamW, Schedule
+from ifir_lightning.optimization import AdamW, Schedule, hyperparameters, restate
 from ifir_lightning.records import Batch, Kind, Tokens
 from ifir_lightning.retriever import build_retriever
 from ifir_lightning.text_format import TextSettings
@@ -75,6 +76,10 @@ class RetrieverModule(LightningModule):
         """Beside the weights, what it takes to make the retriever again: a checkpoint needs nothing else."""
         checkpoint[SNAPSHOT] = self._snapshot
 
+    def on_train_start(self) -> None:
+        """When optimizer and schedule of a checkpoint have been loaded."""
+        restate(self._scheduler, self._hyperparameters)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         address = f"{self.seed}/{distributed.rank()}/{self.current_epoch}/{batch_idx}"
         torch.manual_seed(int.from_bytes(hashlib.blake2b(address.encode(), digest_size=7).digest(), "big"))
@@ -106,13 +111,17 @@ class RetrieverModule(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> None:
         """As ``validation_step``: ``TrecPrediction`` does the work."""
 
+    def new_layers(self) -> list[Parameter]:
+        """Parameters of what pooling, scorer and loss bring along."""
+        parts = (self.retriever.pooling, self.retriever.scorer, self.loss)
+        return [parameter for part in parts for parameter in part.parameters()]
+
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule, stepped with the optimizer."""
-        parts = (self.retriever.pooling, self.retriever.scorer, self.loss)
-        new_layers = [parameter for part in parts for parameter in part.parameters()]
-        optimizer = self.optimizer_settings.build(self.retriever.backbone.parameters(), new_layers)
-        scheduler = self.schedule.build(optimizer, self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        optimizer = self.optimizer_settings.build(self.retriever.backbone.parameters(), self.new_layers())
+        self._scheduler = self.schedule.build(optimizer, self.trainer.max_steps)
+        self._hyperparameters = hyperparameters(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler, "interval": "step"}}
 
     def _log_step(self, loss: Tensor, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor, batch: Batch) -> None:
         """Log means over the queries of all ranks."""

@@ -52,28 +52,40 @@ class AdamW:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Warm-up, then a decay to zero at ``total_steps``.
+    """Warm-up, then a decay to zero at ``total_steps``; in between, if asked for, a stable part.
+
+    With ``decay_steps`` it is warm-up-stable-decay (WSD; MiniCPM, Hu et al. 2024, section 4): until the decay begins,
+    the learning rate does not depend on the length of the training. So one run with a constant rate, the trunk, is the
+    beginning of trainings of every length, and each costs its ``decay_steps`` only: a fit that continues a checkpoint
+    of the trunk and decays from there (``--ckpt_path``), bit for bit the training that decays at its end.
 
     Args:
         decay: ``linear``, ``cosine`` or ``constant`` (no decay).
         warmup_steps: Optimizer steps over which the learning rate rises linearly from zero to its peak.
+        decay_steps: The decay takes the last so many steps; by default, all that follow the warm-up.
         total_steps: Optimizer steps until the learning rate is zero; by default the trainer's ``max_steps``.
             It is never derived from the length of the data, so that resuming cannot change it.
     """
 
     decay: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: int = 0
+    decay_steps: int | None = None
     total_steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.warmup_steps < 0:
             raise InputError(f"model.schedule.warmup_steps is {self.warmup_steps}; allowed is 0 or more: set it to 0")
+        if self.decay_steps is not None and (self.decay_steps < 1 or self.decay == "constant"):
+            raise InputError(
+                f"model.schedule.decay_steps is {self.decay_steps} with decay {self.decay}; allowed is 1 or more with "
+                "linear or cosine: correct it, or leave it out"
+            )
 
     def build(self, optimizer: torch.optim.Optimizer, max_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
         """The scheduler, stepped once per optimizer step.
 
         Raises:
-            InputError: A decay without an end, or a warm-up longer than the training.
+            InputError: A decay without an end, or a warm-up, alone or with the decay, longer than the training.
         """
         total_steps = self.total_steps if self.total_steps is not None else max_steps
         if self.decay != "constant" and total_steps <= 0:
@@ -86,6 +98,12 @@ class Schedule:
                 f"model.schedule.warmup_steps is {self.warmup_steps}; allowed are 0 to {total_steps}, the number of "
                 "training steps: lower it"
             )
+        left = total_steps - self.warmup_steps
+        if self.decay_steps is not None and self.decay_steps > left:
+            raise InputError(
+                f"model.schedule.decay_steps is {self.decay_steps}; allowed are 1 to {left}, "
+                f"what the warm-up leaves of {total_steps} training steps: lower it"
+            )
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
 
     def factor(self, step: int, total_steps: int) -> float:
@@ -94,5 +112,29 @@ class Schedule:
             return step / self.warmup_steps
         if self.decay == "constant":
             return 1.0
-        left = max(0.0, (total_steps - step) / max(1, total_steps - self.warmup_steps))
+        decay_steps = max(1, total_steps - self.warmup_steps) if self.decay_steps is None else self.decay_steps
+        left = min(1.0, max(0.0, (total_steps - step) / decay_steps))
         return left if self.decay == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+Hyperparameters = list[dict[str, Any]]
+"""Of every group of an optimizer: all but its parameters."""
+
+
+def hyperparameters(optimizer: torch.optim.Optimizer) -> Hyperparameters:
+    """Learning rate, weight decay and so on, as they are now."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def restate(scheduler: torch.optim.lr_scheduler.LambdaLR, built: Hyperparameters) -> None:
+    """Let what the recipe says hold at the step that has been reached, not what stood in the checkpoint.
+
+    A checkpoint holds the rate of its next step, as its own run would have had it, beside the moments.
+
+    Args:
+        scheduler: Of an optimizer whose state, like its own, was just loaded.
+        built: ``hyperparameters`` of the optimizer before that.
+    """
+    for group, own, factor in zip(scheduler.optimizer.param_groups, built, scheduler.lr_lambdas, strict=True):
+        group.update(own | {"lr": own["initial_lr"] * factor(scheduler.last_epoch)})
+    scheduler.base_lrs = [own["initial_lr"] for own in built]

@@ -32,12 +32,22 @@ class Start:
     step: int
 
 
+def is_branch(folder: Path, ckpt_path: str | None) -> bool:
+    """Whether a run in ``folder`` begins at a checkpoint of another run."""
+    if ckpt_path in (None, "last", "best"):
+        return False
+    return not Path(str(ckpt_path)).resolve().is_relative_to(folder.resolve())
+
+
 def training_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a recipe that change what training computes, as dotted keys: the seed, the model, the data, and of
-    the trainer what touches gradients. Number of steps, devices, workers, validation and logging may change.
+    """Settings of a recipe that change what training computes, as dotted keys: the seed, the model, the data, of the
+    trainer what touches gradients, and where a branch begins. Number of steps, devices, workers, validation and logging
+    may change.
     """
     trainer = {name: config["trainer"][name] for name in _TRAINER}
     parts = {name: config[name] for name in ("seed_everything", "model", "data")}
+    if is_branch(Path(config["trainer"]["default_root_dir"]), config["ckpt_path"]):
+        parts["ckpt_path"] = config["ckpt_path"]
     flat = _flatten({**parts, "trainer": trainer})
     return {key: value for key, value in flat.items() if key not in _HOW_NOT_WHAT}
 
@@ -47,8 +57,10 @@ def find_start(folder: Path, ckpt_path: str | None, resume: Resume, settings: di
 
     Args:
         folder: The run folder.
-        ckpt_path: A file inside it, a folder, ``last`` or ``best``: what the user wants to continue, with whatever
-            settings. Without it and with ``resume`` auto, the newest whole checkpoint there, with the same settings.
+        ckpt_path: Inside it (a file, ``last`` or ``best``): what the user wants to continue, with whatever settings.
+            Outside it (a file or a run folder): where this run branches off another, with whatever settings; started
+            again it continues as any run. Without it and with ``resume`` auto, the newest whole checkpoint of the
+            folder, with the same settings.
         resume: ``auto`` or ``never``.
         settings: ``training_settings``.
 
@@ -56,16 +68,20 @@ def find_start(folder: Path, ckpt_path: str | None, resume: Resume, settings: di
         InputError: Checkpoints of which none is whole, or of a run with other settings; a run that ``resume`` or
             ``ckpt_path`` does not continue.
     """
-    if ckpt_path is not None:
-        return _named_start(folder, ckpt_path)
+    named = None if ckpt_path is None else find_checkpoint(folder, ckpt_path, "newest")
+    if named is not None and not is_branch(folder, ckpt_path):
+        return Start(named, _step(named))
     if resume == "never":
         _check_empty(folder)
-        return None
-    checkpoint = manifests.newest(folder / "checkpoints")
-    if checkpoint is None:
-        if holds_run(folder):
-            _log.warning("%s holds a run without a checkpoint: fit begins at step 0", folder)
-        return None
+    newest = manifests.newest(folder / "checkpoints")
+    if newest is not None:
+        return _continued(folder, newest, settings)
+    if holds_run(folder):
+        _log.warning("%s holds a run without a checkpoint: fit begins at %s", folder, named or "step 0")
+    return None if named is None else Start(named, _step(named))
+
+
+def _continued(folder: Path, checkpoint: Path, settings: dict[str, Any]) -> Start:
     check_checkpoint(str(checkpoint))
     manifest = manifests.read_manifest(checkpoint)
     _check_settings(folder, manifest.settings, settings)
@@ -73,6 +89,12 @@ def find_start(folder: Path, ckpt_path: str | None, resume: Resume, settings: di
         changed = [f"{name} {was} -> {now.get(name)}" for name, was in manifest.versions.items() if now[name] != was]
         _log.warning("%s: other versions than before (%s): numbers may differ in rounding", folder, ", ".join(changed))
     return Start(checkpoint, manifest.step)
+
+
+def _step(checkpoint: Path) -> int:
+    if manifests.manifest_path(checkpoint).is_file():
+        return manifests.read_manifest(checkpoint).step
+    return read_history(checkpoint)[1]
 
 
 def find_checkpoint(folder: Path, ckpt_path: str, of_run: Literal["newest", "best"]) -> Path:
@@ -105,15 +127,6 @@ def holds_run(folder: Path) -> bool:
     return any(path.exists() for path in written)
 
 
-def _named_start(folder: Path, ckpt_path: str) -> Start:
-    checkpoint = find_checkpoint(folder, ckpt_path, "newest")
-    if folder.resolve() not in checkpoint.resolve().parents:
-        _check_empty(folder)
-    if manifests.manifest_path(checkpoint).is_file():
-        return Start(checkpoint, manifests.read_manifest(checkpoint).step)
-    return Start(checkpoint, read_history(checkpoint)[1])
-
-
 def _check_empty(folder: Path) -> None:
     if holds_run(folder):
         raise InputError(
@@ -124,8 +137,10 @@ def _check_empty(folder: Path) -> None:
 
 def _check_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     keys = sorted((before.keys() | now.keys()).difference(_HOW_NOT_WHAT))  # an older version may have written one
+    if "ckpt_path" not in now and "ckpt_path" in keys:
+        keys.remove("ckpt_path")  # the continuation of a branch need not repeat where it began
     changed = [key for key in keys if before.get(key) != now.get(key)]
-    if before and changed:
+    if changed and (before or "ckpt_path" in now):
         named = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
         raise InputError(
             f"trainer.default_root_dir {folder} holds a run with other settings: {named}; to continue it they must be "

@@ -191,8 +191,10 @@ def build_retriever(
             pooling.build(model.hidden_size, read.pooling)
         text_format = text.over(_said(read, model, chosen_pooling))
         added = model.add_tokens([each for each in (text_format.query_marker, text_format.passage_marker) if each])
+        model.adapt()
     notes = [*_replaced(read, pooling, scorer), *text.differences(read.text)]
-    notes += [f"token {token!r} is new, with a random embedding (seed {seed})" for token in added]
+    frozen = "" if backbone.lora is None else ", which LoRA leaves as it is"
+    notes += [f"token {token!r} is new, with a random embedding (seed {seed}){frozen}" for token in added]
     if isinstance(chosen_pooling, TokenProjection) and chosen_pooling.is_new:
         widths = f"{model.hidden_size} -> {chosen_pooling.width}"
         notes.append(f"the projection {widths} is new, with random weights (seed {seed})")

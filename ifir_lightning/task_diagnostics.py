@@ -8,7 +8,19 @@ import torch
 from torch import Tensor
 
 from ifir_lightning.diagnostics import SCORERS, SPAN_NAMES
-from ifir_lightning.metrics import CHANGED, ORIGINAL, Changed, Metric, Qrels, Run, evaluate_run
+from ifir_lightning.metrics import (
+    CHANGED,
+    MEASURES,
+    ORIGINAL,
+    Changed,
+    Metric,
+    Qrels,
+    Run,
+    base_ids,
+    on_scale,
+    p_mrr,
+    trec_values,
+)
 
 RANKINGS = {
     **{name: f"scorer/{name}" for name in SCORERS},
@@ -38,11 +50,16 @@ class Pairs:
 
 def ranking_figures(pairs: Pairs, qrels: Qrels, changed: Changed, metric: Metric) -> dict[str, float]:
     """p-MRR and Score B, x100, of the rankings that other operators or less of the query would have made."""
+    bases = list(dict.fromkeys([*changed, *base_ids(qrels)]))
     figures: dict[str, float] = {}
     for name, title in RANKINGS.items():
         if name in pairs.figures:
-            metrics = evaluate_run(pairs.run(name), qrels, changed, name, metric)
-            figures |= {f"{title}/{key}": float(metrics[key]) for key in ("p_mrr", "score_b")}
+            run = pairs.run(name)
+            scores = trec_values(*on_scale(run, qrels, bases, "b"), MEASURES[metric])
+            figures |= {
+                f"{title}/p_mrr": 100 * p_mrr(run, changed).mean,
+                f"{title}/score_b": 100 * fmean(scores.values()),
+            }
     return figures
 
 
@@ -76,7 +93,7 @@ def change_figures(pairs: Pairs, changed: Changed) -> dict[str, float]:
         listed.setdefault(query_id, []).append(number)
     figures: dict[str, float] = {}
     for name in SPAN_NAMES.values():
-        values = pairs.figures[name].double()
+        values = pairs.figures[name].double().numpy()
         moves, relative = [], []
         for base, passage_ids in changed.items():
             ends = (base + ORIGINAL, base + CHANGED)

@@ -37,7 +37,7 @@ DROPOUT = {"attention_dropout": 0.1, "mlp_dropout": 0.1, "embedding_dropout": 0.
 
 
 def retriever(
-    backbone: Path, head: Head = "bi-encoder", config: dict[str, Any] | None = None, **settings: Any
+    backbone: Path, /, head: Head = "bi-encoder", config: dict[str, Any] | None = None, **settings: Any
 ) -> RetrieverModule:
     """A retriever on the weights of a folder, or on random ones of a config with the folder's tokenizer.
 

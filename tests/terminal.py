@@ -18,6 +18,11 @@ class Terminal:
         monkeypatch.chdir(ROOT)
         monkeypatch.delenv("IFIR_TRACEBACK", raising=False)
 
+    def runs(self, *arguments: str) -> None:
+        """To the end; locks of run folders are the process's, so several runs may follow each other."""
+        self.monkeypatch.setattr(sys, "argv", ["ifir_lightning", *arguments])
+        main()
+
     def refuses(self, *arguments: str) -> str:
         """The one line of a refusal, after which nothing is said."""
         self.monkeypatch.setattr(sys, "argv", ["ifir_lightning", *arguments])

@@ -119,5 +119,11 @@ def test_the_limits_are_those_of_the_checkpoints_in_circulation(
 def test_limits_beyond_the_positions_and_another_format_are_refused(checkpoint: str, letters: str) -> None:
     with pytest.raises(InputError, match=r"--max-query-length \[600\]: allowed are limits up to the 512 positions"):
         audit(letters, checkpoint, [600])
-    with pytest.raises(InputError, match=r"--output audit\.pdf: allowed is a \.png file"):
+    with pytest.raises(InputError, match=r"--output audit\.pdf: allowed is a file that ends in \.png: rename it"):
         audit(letters, checkpoint, output="audit.pdf")
+
+
+@pytest.mark.parametrize("device", ["frog", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(checkpoint: str, letters: str, device: str) -> None:
+    with pytest.raises(InputError, match=rf"--device {device}: torch cannot compute there; allowed are cpu and"):
+        audit(letters, checkpoint, device=device)

@@ -1,6 +1,7 @@
 """Bad input ends with one line that names the value, what is allowed and the remedy, and status 2."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,9 @@ def test_a_traceback_is_shown_when_asked_for(terminal: Terminal) -> None:
     terminal.monkeypatch.setenv("IFIR_TRACEBACK", "1")
     with pytest.raises(InputError):
         main()
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_logger_whose_package_is_not_installed(terminal) -> None:
+    line = terminal.refuses("fit", "--config=configs/quickstart-wandb.yaml")
+    assert all(word in line for word in ("wandb", "not installed", "install it, or take the class out"))

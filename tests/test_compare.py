@@ -13,6 +13,7 @@ from small import write_task
 
 from ifir_lightning.bootstrap import bootstrap
 from ifir_lightning.commands.compare import compare
+from ifir_lightning.comparison.report import summarise
 from ifir_lightning.data.evalset import load_task
 from ifir_lightning.metrics import p_mrr, rank_change, ranks
 from ifir_lightning.trec import read_run
@@ -202,6 +203,32 @@ def test_gains_and_losses_equal_a_loop(numbers: Compare, world: Path) -> None:
         for passage in entry["passages"]:
             assert passage["ranks"] == shares[passage["passage_id"]][1]
             assert task.passages[passage["passage_id"]].text[:40] in passage["text"]
+
+
+@pytest.mark.parametrize(
+    ("p_values", "title", "verdicts"),
+    [
+        ((0.001, 0.02), "follows instructions best", ("is real", "is real")),
+        ((0.001, 0.03), "has the highest p-MRR", ("is real", "is not shown by these queries")),
+    ],
+)
+def test_the_best_is_called_best_where_every_lead_is_real(
+    p_values: tuple[float, float], title: str, verdicts: tuple[str, str]
+) -> None:
+    """0.05 over two pairs is 0.025."""
+    value = {key: {"value": 3.0, "low": 1.0, "high": 5.0} for key in ("p_mrr", "score_b")}
+    recipes = [{"name": name, "results": {"mean": value}} for name in "abc"]
+    pairs = []
+    for second, p_value in zip("bc", p_values, strict=True):
+        numbers = {"difference": 2.0, "low": 1.0, "high": 3.0, "p_value": p_value}
+        results = {"mean": {"p_mrr": numbers, "score_b": numbers}}
+        pairs.append(
+            {"first": "a", "second": second, "results": results, "seed_pairs": {"p_mrr": {"low": 2.0, "high": 2.0}}}
+        )
+    first, *leads = summarise(recipes, pairs)
+    assert first.startswith(f"a {title}: p-MRR +3.00 [+1.00, +5.00]")
+    for lead, second, verdict in zip(leads, "bc", verdicts, strict=True):
+        assert lead.startswith(f"Its lead in p-MRR over {second} {verdict}: +2.00 [+1.00, +3.00], p = ")
 
 
 def test_one_run_alone(numbers: Compare) -> None:

@@ -18,6 +18,7 @@ from ifir_lightning.errors import InputError
 from ifir_lightning.models import attention
 from ifir_lightning.models.attention import Layout
 from ifir_lightning.models.backbone import Backbone
+from ifir_lightning.models.lora import LoraSettings
 
 LENGTHS = [[5, 9, 3], [7, 20, 4, 4, 11, 1], [2, 40], [6, 6, 6, 30, 12]]
 
@@ -79,11 +80,17 @@ def result(backbone: Backbone, lengths: list[int]) -> list[Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch asks itself
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)], ids=["weights", "lora"])
 def test_compiled_layers_equal_plain_ones_and_are_compiled_once(
-    modernbert: Path, monkeypatch: pytest.MonkeyPatch
+    lora: LoraSettings | None, modernbert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if lora is not None:
+        pytest.importorskip("peft", reason="peft is not installed (extra: lora)")
     monkeypatch.setitem(attention._KERNELS, "varlen", opaque_kernel)
-    plain, compiled = (load_backbone(modernbert, compile=each) for each in (False, True))
+    plain, compiled = (load_backbone(modernbert, compile=each, lora=lora) for each in (False, True))
+    plain.adapt()
+    compiled.adapt()
+    compiled.load_state_dict(plain.state_dict())
     plain.kernel = compiled.kernel = "varlen"
     counter = CompileCounterWithBackend("aot_eager")
     monkeypatch.setattr("ifir_lightning.models.backbone.COMPILER", counter)

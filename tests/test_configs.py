@@ -1,11 +1,13 @@
 """Every shipped recipe is parsed, instantiated, and compared with its siblings."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch.loggers import wandb
 
 from ifir_lightning.cli import RetrieverCLI
 from ifir_lightning.data.datamodule import PromptrieverData
@@ -40,6 +42,10 @@ def test_a_recipe_instantiates(config: Path, modernbert: Path, monkeypatch: pyte
     replaced = ["--trainer.accelerator=cpu", "--trainer.devices=1", f"--trainer.default_root_dir={tmp_path}"]
     if "checkpoint" in recipe["model"]:
         replaced += [f"--model.checkpoint={published(recipe['model']['checkpoint'], modernbert, tmp_path)}"]
+    if "lora" in recipe["model"].get("backbone", {}):
+        pytest.importorskip("peft", reason="peft is not installed (extra: lora)")
+    if "Wandb" in str(recipe["trainer"].get("logger")) and find_spec("wandb") is None:
+        monkeypatch.setattr(wandb, "_WANDB_AVAILABLE", True)  # all that the logger asks until it logs
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["ifir_lightning"])
     cli = RetrieverCLI(
@@ -80,8 +86,18 @@ def test_the_last_step_is_validated_and_saved(config: Path) -> None:
     trainer = recipe["trainer"]
     assert recipe["resume"] == "auto"
     assert trainer["max_steps"] % trainer["val_check_interval"] == 0
-    savers = [c["init_args"] for c in trainer["callbacks"] if "heckpoint" in c["class_path"]]
-    assert savers == [{"monitor": "followir/p_mrr"}]
+    savers = [c["init_args"] | {"keep_steps": None} for c in trainer["callbacks"] if "heckpoint" in c["class_path"]]
+    assert savers == [{"monitor": "followir/p_mrr", "keep_steps": None}]
+
+
+def test_the_trunk_is_the_quickstart_until_a_decay_begins() -> None:
+    trunk, whole = _recipe("quickstart-trunk.yaml"), _recipe("quickstart.yaml")
+    for recipe in (trunk, whole):
+        for key in ("max_steps", "callbacks", "default_root_dir"):
+            del recipe["trainer"][key]
+    assert trunk["model"].pop("schedule") == {"decay": "constant", "warmup_steps": 50}
+    assert whole["model"].pop("schedule") == {"decay": "linear", "warmup_steps": 50}
+    assert trunk == whole
 
 
 def test_the_quickstart_heads_differ_in_pooling_and_scorer_only() -> None:
@@ -93,12 +109,33 @@ def test_the_quickstart_heads_differ_in_pooling_and_scorer_only() -> None:
 
 @pytest.mark.parametrize("folder", ["gte-modernbert-base", "gte-moderncolbert"])
 def test_the_recipes_of_one_backbone_differ_in_pooling_and_scorer_only(folder: str) -> None:
-    trained = [_recipe(path) for path in CONFIGS if folder in str(path) and "untrained" not in str(path)]
+    trained = [_recipe(path) for path in CONFIGS if folder in str(path) and path.stem not in ("untrained", "lora")]
     assert len(trained) >= 2
     for recipe in trained:
         recipe["model"].pop("pooling", None)  # the checkpoint's own
         del recipe["model"]["scorer"], recipe["trainer"]["default_root_dir"]
     assert all(recipe == trained[0] for recipe in trained)
+
+
+def test_the_recipe_with_lora_is_the_bi_encoder_with_adapters() -> None:
+    plain, lora = (_recipe(f"gte-modernbert-base/{name}.yaml") for name in ("bi-encoder", "lora"))
+    assert lora["model"].pop("backbone") == {"lora": {"rank": 32, "alpha": 64, "dropout": 0.0}}
+    assert lora["model"]["optimizer"].pop("learning_rate") == 5 * plain["model"]["optimizer"].pop("learning_rate")
+    for recipe in (plain, lora):
+        del recipe["trainer"]["default_root_dir"]
+    lora["trainer"]["callbacks"].remove({"class_path": "ifir_lightning.callbacks.gradients.GradientNorm"})
+    assert lora == plain
+
+
+def test_the_recipe_with_wandb_is_the_quickstart_with_other_loggers() -> None:
+    plain, wandb = _recipe("quickstart.yaml"), _recipe("quickstart-wandb.yaml")
+    folder = wandb["trainer"].pop("default_root_dir")
+    loggers = wandb["trainer"].pop("logger")
+    assert [each["class_path"].rpartition(".")[2] for each in loggers] == ["MetricsCSV", "WandbLogger"]
+    assert {each["init_args"]["save_dir"] for each in loggers} == {folder}
+    wandb["trainer"]["callbacks"].remove({"class_path": "ifir_lightning.callbacks.gradients.GradientNorm"})
+    del plain["trainer"]["default_root_dir"]
+    assert wandb == plain
 
 
 @pytest.mark.parametrize("folder", ["gte-modernbert-base", "gte-moderncolbert"])

@@ -243,7 +243,8 @@ def test_bad_input_is_answered_in_one_line_before_a_model_is_loaded(task: str, t
         ({"query": "999"}, rf"query '999' is not in travel; allowed are {base}, .*: choose one"),
         ({"passage": ("zz",)}, rf"passage 'zz' is no candidate of query '{base}'; allowed are .* and 10 more: choose"),
         ({"task": beir}, r"task 'beir:.*' \(beir\) has no changed instructions; allowed are tasks of FollowIR and"),
-        ({"output": "why.pdf"}, r"output 'why.pdf'; allowed is a file that ends in \.html: rename it"),
+        ({"output": "why.pdf"}, r"--output why\.pdf: allowed is a file that ends in \.html or \.htm: rename it"),
+        ({"output": f"{__file__}/why.html"}, r"--output .*: .*test_explain\.py is no folder to write in; allowed"),
     ):
         with pytest.raises(InputError, match=says) as caught:
             explain(**{"checkpoint": "missing/run", "task": task, "query": base, **arguments})  # type: ignore[arg-type]

@@ -128,6 +128,13 @@ def test_the_best_and_the_last_ones_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / "mine.ckpt").exists()
 
 
+def test_steps_to_keep_are_kept_beside_them(tmp_path: Path) -> None:
+    for step, score in ((10, 1.0), (20, 7.0), (30, 2.0), (40, None), (50, 6.0)):
+        save(tmp_path, step, score)
+    manifests.prune(tmp_path, 1, keep_steps={30, 35})
+    assert steps(tmp_path) == [20, 30, 50]
+
+
 def test_a_full_disk_keeps_the_old_files_and_says_so(tmp_path: Path) -> None:
     """The kernel's own full device stands where the file is written beside its place."""
     first = save(tmp_path, 10)

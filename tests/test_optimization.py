@@ -27,6 +27,39 @@ def test_four_steps_of_warmup_then_decay_to_step_eight_and_beyond(decay, expecte
     assert [schedule.factor(step, 8) for step in range(11)] == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        ("linear", [0, 0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0]),
+        ("cosine", [0, 0.5, 1, 1, 1, 1, 1, (2 + math.sqrt(2)) / 4, 0.5, (2 - math.sqrt(2)) / 4, 0, 0]),
+    ],
+)
+def test_warmup_stable_decay(decay, expected: list[float]) -> None:
+    """Two steps up, four at the peak, four down to step ten."""
+    schedule = Schedule(decay, warmup_steps=2, decay_steps=4)
+    assert [schedule.factor(step, 10) for step in range(12)] == pytest.approx(expected, abs=1e-12)
+
+
+def test_before_the_decay_the_length_of_the_training_does_not_matter() -> None:
+    trunk, branch = Schedule("constant", warmup_steps=2), Schedule("linear", warmup_steps=2, decay_steps=3)
+    for total in (5, 9, 20):
+        until = range(total - 3 + 1)
+        assert [branch.factor(step, total) for step in until] == [trunk.factor(step, 1000) for step in until]
+        assert [branch.factor(total - 3 + step, total) for step in range(4)] == [1, 2 / 3, 1 / 3, 0]
+
+
+@pytest.mark.parametrize(("decay", "decay_steps"), [("linear", 0), ("cosine", -1), ("constant", 5)])
+def test_a_decay_of_no_step_or_of_a_constant_rate_is_refused(decay, decay_steps: int) -> None:
+    with pytest.raises(InputError, match=rf"decay_steps is {decay_steps} with decay {decay}; allowed is 1 or more"):
+        Schedule(decay, decay_steps=decay_steps)
+
+
+def test_a_decay_longer_than_what_the_warmup_leaves_is_refused() -> None:
+    with pytest.raises(InputError, match=r"decay_steps is 8; allowed are 1 to 7, what the warm-up leaves of 9"):
+        Schedule("linear", warmup_steps=2, decay_steps=8).build(optimizer(), max_steps=9)
+    Schedule("linear", warmup_steps=2, decay_steps=7).build(optimizer(), max_steps=9)
+
+
 @pytest.mark.parametrize("decay", ["linear", "cosine", "constant"])
 def test_without_warmup_the_first_step_has_the_peak(decay) -> None:
     assert Schedule(decay).factor(0, 10) == 1

@@ -11,6 +11,7 @@ from ifir_lightning import manifests
 from ifir_lightning.callbacks.checkpoint_io import ManifestIO
 from ifir_lightning.callbacks.checkpoints import Checkpoints
 from ifir_lightning.callbacks.followir import FollowIRValidation
+from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.errors import InputError
 
 ALL = 100
@@ -85,3 +86,28 @@ def test_the_best_and_the_last_are_kept(modernbert: Path, task: str, tmp_path: P
 def test_settings_are_checked(setting: str) -> None:
     with pytest.raises(InputError, match=f"{setting} is 0; allowed is 1 or more"):
         Checkpoints(**{setting: 0})
+
+
+class KilledError(Exception):
+    """In place of a signal that nobody can catch."""
+
+
+def test_a_run_that_dies_right_after_a_checkpoint_has_the_row_of_that_step(
+    modernbert: Path, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(folder: Path) -> str:
+        settings = {"max_steps": 4, "val_check_interval": 4, "logger": MetricsCSV(str(folder))}
+        newest = manifests.newest(folder / "checkpoints")
+        fit(folder, modernbert, task, Checkpoints(every_n_steps=2), newest, **settings)
+        return (folder / "metrics.csv").read_text()
+
+    def killed(folder: Path, keep_last: int) -> None:
+        raise KilledError
+
+    whole = start(tmp_path / "whole")
+    monkeypatch.setattr(manifests, "prune", killed)
+    with pytest.raises(KilledError):
+        start(tmp_path / "run")
+    monkeypatch.undo()
+    assert written(tmp_path / "run") == [(2, False)]
+    assert start(tmp_path / "run") == whole

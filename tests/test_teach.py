@@ -28,13 +28,14 @@ from ifir_lightning.data.formats import open_table
 from ifir_lightning.data.sampling import GroupSampler
 from ifir_lightning.data.synthetic import build_tokenizer, training_rows
 from ifir_lightning.data.teacher_cache import TeacherCache, fingerprint
-from ifir_lightning.distillation import KLDivergence
+from ifir_lightning.distillation import KLDivergence, MarginMSE
 from ifir_lightning.errors import InputError
 from ifir_lightning.export import write_export
-from ifir_lightning.losses import InfoNCE
+from ifir_lightning.losses import InfoNCE, Loss
 from ifir_lightning.models.pairs import PairSettings, cut
 from ifir_lightning.models.pooling import MeanPooling, TokenProjection
 from ifir_lightning.models.scoring import Cosine, MaxSim
+from ifir_lightning.module import RetrieverModule
 from ifir_lightning.records import row_passages
 from ifir_lightning.retriever import load_retriever
 from ifir_lightning.teachers import load_teacher, weights_digest
@@ -231,11 +232,13 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_student_trains_on_the_cache(head: dict[str, str], modernbert: Path, table: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["bi", "late"])
+@pytest.mark.parametrize("loss", [KLDivergence(0.1, 0.1), MarginMSE(0.5, 0.5)])
+def test_a_student_trains_on_the_cache(name: str, loss: Loss, head: dict[str, str], table: str, tmp_path: Path) -> None:
     """Taught by its own start at its own temperature, it has nothing to learn."""
-    teach(head["bi"], table, str(tmp_path / "cache"))
+    teach(head[name], table, str(tmp_path / "cache"))
     data = PromptrieverData(table, 4, GroupSampler(group_size=4), teacher_scores=str(tmp_path / "cache"))
-    recorder, student = Recorder(), retriever(Path(head["bi"]), loss=KLDivergence(0.1, 0.1))
+    recorder, student = Recorder(), RetrieverModule(loss, head[name])
     trainer(tmp_path, TeacherFigures(), recorder, max_steps=2).fit(student, data)
     assert recorder.metrics[0]["train/loss"] == pytest.approx(0.0, abs=1e-6)
     assert recorder.metrics[0]["train/teacher/agreement"] == 1.0

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
 from ranks import on_ranks
 from small import Recorder, retriever, synthetic_data, trainer
 from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from ifir_lightning import distributed
 from ifir_lightning.callbacks.throughput import Throughput
@@ -85,3 +87,38 @@ def test_a_step_of_128_queries_sends_less_than_10_megabytes() -> None:
         assert sent == counted
         assert sent == pytest.approx(2 * embeddings + 2 * scores, rel=2e-3)
         assert 5e6 < sent < 10e6
+
+
+def backwards(backbone: Path, folder: Path, max_tokens_per_chunk: int | None) -> tuple[list[int], int]:
+    """Bytes of gradients that DDP averages in each backward pass, and the bytes of the parameters."""
+    module, averaged = retriever(backbone, "weighted"), Averaged()
+    module.retriever.backbone.max_tokens_per_chunk = max_tokens_per_chunk
+    fit_trainer = trainer(folder, averaged, max_steps=3, accumulate_grad_batches=2)
+    fit_trainer.fit(module, synthetic_data(num_rows=32, batch=4))
+    return averaged.by_batch, sum(p.nbytes for p in module.parameters())
+
+
+class Averaged(Callback):
+    """Bytes that DDP's reducer averages, batch by batch."""
+
+    def __init__(self) -> None:
+        self.by_batch: list[int] = []
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        def average(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+            self.by_batch[-1] += bucket.buffer().nbytes
+            return allreduce_hook(None, bucket)
+
+        trainer.strategy.model.register_comm_hook(None, average)  # type: ignore[union-attr,operator]
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.by_batch.append(0)
+
+
+@pytest.mark.parametrize("max_tokens_per_chunk", [None, 64])
+def test_gradients_are_averaged_once_in_an_optimizer_step(
+    modernbert: Path, tmp_path: Path, max_tokens_per_chunk: int | None
+) -> None:
+    """In chunks too, whose number differs between ranks; and of the batches of a step, in the last."""
+    for by_batch, parameters in on_ranks(2, backwards, modernbert, tmp_path, max_tokens_per_chunk):
+        assert by_batch == [0, parameters] * 3

@@ -24,21 +24,29 @@ class Checkpoints(Checkpoint):
         monitor: The metric of the best, higher is better.
         keep_last: How many of the newest are kept beside the best; two, so that a damaged one has a predecessor.
         every_n_steps: Also write one every so many optimizer steps; by default only as above.
+        keep_steps: Also write one after each of these optimizer steps, and keep it for good: shorter trainings branch
+            off there (``optimization.Schedule``).
 
     Raises:
-        InputError: ``keep_last`` or ``every_n_steps`` below 1.
+        InputError: A number of steps or checkpoints below 1.
     """
 
     def __init__(
-        self, monitor: Monitor = "followir/p_mrr", keep_last: int = 2, every_n_steps: int | None = None
+        self,
+        monitor: Monitor = "followir/p_mrr",
+        keep_last: int = 2,
+        every_n_steps: int | None = None,
+        keep_steps: list[int] | None = None,
     ) -> None:
-        for name, value in (("keep_last", keep_last), ("every_n_steps", every_n_steps)):
+        kept = [("keep_steps", step) for step in keep_steps or ()]
+        for name, value in (("keep_last", keep_last), ("every_n_steps", every_n_steps), *kept):
             if value is not None and value < 1:
                 raise InputError(f"Checkpoints: {name} is {value}; allowed is 1 or more: raise it")
         self.monitor, self.keep_last, self.every_n_steps = monitor, keep_last, every_n_steps
+        self.keep_steps = frozenset(keep_steps or ())
         self._score: tuple[str, float] | None = None
         self._step_before = 0
-        self._due = False
+        self._due, self._saved = False, -1
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._step_before = trainer.global_step
@@ -54,11 +62,12 @@ class Checkpoints(Checkpoint):
             or trainer.should_stop
             or trainer.global_step == trainer.max_steps
             or (self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0)
+            or trainer.global_step in self.keep_steps
         )
         fetcher = trainer.fit_loop._data_fetcher
         assert fetcher is not None
         if self._due and not loop._should_check_val_fx(fetcher):  # a resumed run would skip that validation
-            self.save(trainer)
+            self.save_if_new(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
@@ -78,10 +87,22 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[manifests.SCORE] = self._score
 
+    def save_if_new(self, trainer: Trainer) -> None:
+        """At the end of a step that has not been written: its row of the log, then the checkpoint.
+
+        Lightning logs a step once all callbacks have seen it; a run that died in between would lack the row for ever.
+        """
+        if self._saved == trainer.global_step:
+            return
+        logs = trainer._logger_connector
+        if logs.should_update_logs:
+            logs.log_metrics(logs.metrics["log"])
+        self.save(trainer)
+
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint of this step, then remove what is not kept; called by all ranks."""
         folder = Path(trainer.default_root_dir) / "checkpoints"
         trainer.save_checkpoint(folder / f"step-{trainer.global_step:08d}.ckpt", weights_only=False)
-        self._score, self._due = None, False
+        self._score, self._due, self._saved = None, False, trainer.global_step
         if trainer.is_global_zero:
-            manifests.prune(folder, self.keep_last)
+            manifests.prune(folder, self.keep_last, self.keep_steps)

@@ -89,9 +89,11 @@ class FollowIRDiagnostics(ValidationObserver):
 
     def _score_bare(self, encoded: Encoded) -> Tensor:
         """Original and changed have one bare query, which is scored once."""
-        index_K2 = torch.stack([self._bare_Q[encoded.index_K2[:, 0]], encoded.index_K2[:, 1]], dim=1)
-        distinct, place_K = index_K2.unique(dim=0, return_inverse=True)
-        scores = self._retriever.scorer.pairs(self._bare, encoded.passages, distinct)
+        width = len(encoded.passages)
+        number_K = self._bare_Q[encoded.index_K2[:, 0]] * width + encoded.index_K2[:, 1]
+        distinct, place_K = number_K.unique(return_inverse=True)
+        pairs = torch.stack([distinct // width, distinct % width], dim=1)
+        scores = self._retriever.scorer.pairs(self._bare, encoded.passages, pairs)
         return scores[place_K.to(scores.device)]
 
     def _diagnose(self, encoded: Encoded, spans_N: Tensor) -> dict[str, Tensor]:

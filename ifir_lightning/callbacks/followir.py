@@ -95,6 +95,7 @@ class FollowIRValidation(Callback):
     def _evaluate(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         """Run every task, write, draw, print; the metrics under their logger names, the same on every rank."""
         assert isinstance(module, RetrieverModule)
+        distributed.gather_weights(module.retriever)
         logged: dict[str, float] = {}
         for name in dict.fromkeys(task.benchmark for task in self.tasks):
             tasks = [task for task in self.tasks if task.benchmark == name]

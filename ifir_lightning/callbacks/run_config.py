@@ -9,11 +9,13 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from ifir_lightning import durable, manifests, run_folder
+from ifir_lightning.data.datamodule import PromptrieverData
+from ifir_lightning.preflight import check_agreement
 from ifir_lightning.resume import Start
 
 
 class RunConfig(SaveConfigCallback):
-    """Opens the run folder: locks it, clears it (``run_folder.clear``) and writes ``config.yaml``.
+    """Opens the run folder, once the ranks agree: locks it, clears it (``run_folder.clear``), writes ``config.yaml``.
 
     ``config.yaml`` holds the settings of this start. Where those of an earlier one differ they are kept as
     ``config-1.yaml``, ``config-2.yaml``, ... in the order of the starts.
@@ -30,6 +32,17 @@ class RunConfig(SaveConfigCallback):
     ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
         self.start, self.settings = start, settings
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Nothing is written before all ranks have agreed on what they are about to do."""
+        check_agreement(self._facts(trainer))
+        super().setup(trainer, module, stage)
+
+    def _facts(self, trainer: Trainer) -> dict[str, Any]:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        table = data.fingerprint if isinstance(data, PromptrieverData) else None
+        step = None if self.start is None else self.start.step
+        return {**self.settings, **manifests.versions(), "the data's fingerprint": table, "the step to continue": step}
 
     def save_config(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """On rank 0, when every rank has found its checkpoint (each did before it joined the others)."""

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from ifir_lightning.commands.places import output_file, usable_device
 from ifir_lightning.data.evalset import load_task
 from ifir_lightning.errors import InputError
 from ifir_lightning.query_limits import LimitAudit, audit_limits
@@ -40,10 +41,10 @@ def audit(
         json: print one JSON object instead of the table.
         device: where to compute, e.g. cuda.
     """
-    if output is not None and not output.endswith(".png"):
-        raise InputError(f"--output {output}: allowed is a .png file: rename it")
+    picture = None if output is None else output_file(output, ".png")
+    place = usable_device(device)
     loaded = load_task(task)
-    retriever = load_retriever(checkpoint, text=TextSettings(max_passage_length=max_passage_length), device=device)
+    retriever = load_retriever(checkpoint, text=TextSettings(max_passage_length=max_passage_length), device=place)
     limits = _limits(retriever, max_query_length)
     audits, passage_tokens = audit_limits(retriever, loaded, limits)
     record = {
@@ -53,8 +54,8 @@ def audit(
         "passage_tokens": passage_tokens,
         "limits": [asdict(each) for each in audits],
     }
-    if output is not None:
-        draw_audit(audits, f"{loaded.name}, {checkpoint}", Path(output))
+    if picture is not None:
+        draw_audit(audits, f"{loaded.name}, {checkpoint}", picture)
     if json:
         sys.stdout.write(dumps(record, indent=2) + "\n")
     else:
@@ -108,7 +109,7 @@ def draw_audit(audits: Sequence[LimitAudit], title: str, output: Path) -> None:
         axes.set_xlabel("query limit (tokens)")
         axes.set_xticks(limits)
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,10 @@
 """The command ``explain``: why passages of one query move when its instruction changes."""
 
-from pathlib import Path
-
 from rich.console import Console
 
 from ifir_lightning.benchmarks.mfollowir import MFollowIR
 from ifir_lightning.benchmarks.names import named_task
+from ifir_lightning.commands.places import output_file
 from ifir_lightning.data.evalset import Task
 from ifir_lightning.errors import InputError
 from ifir_lightning.explanation.explain import explain_passages
@@ -38,7 +37,8 @@ def explain(
         trust_remote_code: Allow the checkpoint to run code of its own.
     """
     loaded = _with_changes(task)
-    candidates = _check(loaded, query, passage, Path(output))
+    candidates = _check(loaded, query, passage)
+    page = output_file(output, ".html", ".htm")
     retriever = load_retriever(checkpoint, trust_remote_code=trust_remote_code)
     ids = (query + ORIGINAL, query + CHANGED)
     queries = {id_: (loaded.queries[id_], loaded.instructions[id_]) for id_ in ids}
@@ -53,12 +53,12 @@ def explain(
         loaded.changed[query],
     )
     title = f"{loaded.name}, query {query}"
-    write_page(Path(output), title, checkpoint, both, explained)
-    draw_changes(Path(output).with_suffix(".png"), title, explained)
+    write_page(page, title, checkpoint, both, explained)
+    draw_changes(page.with_suffix(".png"), title, explained)
     console = Console(soft_wrap=True, highlight=False)
     for each in explained:
         console.print(f"{each.passage.id}: rank {each.ranks[0]} -> {each.ranks[1]}, score {_change(each.scores)}")
-    console.print(f"wrote {output} and {Path(output).with_suffix('.png')}")
+    console.print(f"wrote {page} and {page.with_suffix('.png')}")
 
 
 def _with_changes(task: str) -> Task | MFollowIR:
@@ -71,7 +71,7 @@ def _with_changes(task: str) -> Task | MFollowIR:
     return loaded
 
 
-def _check(task: Task | MFollowIR, query: str, passages: tuple[str, ...], output: Path) -> tuple[str, ...]:
+def _check(task: Task | MFollowIR, query: str, passages: tuple[str, ...]) -> tuple[str, ...]:
     """The candidates of the query under either instruction."""
     if query not in task.changed:
         raise InputError(f"query {query!r} is not in {task.name}; allowed are {_some(tuple(task.changed))}: choose one")
@@ -80,8 +80,6 @@ def _check(task: Task | MFollowIR, query: str, passages: tuple[str, ...], output
         raise InputError(
             f"passage {unknown[0]!r} is no candidate of query {query!r}; allowed are {_some(candidates)}: choose some"
         )
-    if output.suffix not in (".html", ".htm") or output.is_dir():
-        raise InputError(f"output {str(output)!r}; allowed is a file that ends in .html: rename it")
     return candidates
 
 

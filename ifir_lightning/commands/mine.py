@@ -87,8 +87,8 @@ def _identity(
 
 def _begin(folder: Path, identity: dict[str, Any]) -> None:
     """Write what is going to be mined, or see that the folder holds the same."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        folder.mkdir(parents=True, exist_ok=True)
+    if durable.is_new(folder):
+        durable.clear(folder)
         durable.write_text(folder / MANIFEST, json.dumps(identity, indent=2) + "\n")
         return
     try:

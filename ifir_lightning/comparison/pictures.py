@@ -48,7 +48,7 @@ def draw_curves(report: dict[str, Any], key: str, side: str) -> str:
         axes.set_xlabel(SIDES[side])
         axes.set_ylabel(LABELS[key])
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8.5, loc="best")
+        axes.legend(frameon=False, fontsize=8.5, loc="upper left" if key == "p_mrr" else "lower right")
 
     return draw_svg(draw, height=3.0, salt=f"curves-{key}-{side}")
 

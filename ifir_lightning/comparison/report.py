@@ -104,29 +104,34 @@ def summarise(recipes: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]
     """
     best = recipes[0]
     p_mrr, score = (best["results"][MEAN][key] for key in ("p_mrr", "score_b"))
+    threshold = SIGNIFICANCE / max(1, len(pairs))
+    leads = [pair for pair in pairs if pair["first"] == best["name"]]
+    ahead = all(_is_real(pair, threshold) for pair in leads)
+    title = "follows instructions best" if ahead else "has the highest p-MRR"
     sentences = [
-        f"{best['name']} {'follows instructions best' if pairs else 'stands alone'}: p-MRR {with_interval(p_mrr)} at "
-        f"Score B {with_interval(score, signed=False)}."
+        f"{best['name']} {title if pairs else 'stands alone'}: p-MRR {with_interval(p_mrr)}, where 0 is no effect of a "
+        f"changed instruction and below 0 the wrong one; Score B, the quality of the ranking, "
+        f"{with_interval(score, signed=False)} of 100."
     ]
-    for pair in pairs:
-        if pair["first"] == best["name"]:
-            sentences.append(_verdict(pair, SIGNIFICANCE / len(pairs)))
-    return sentences
+    return sentences + [_verdict(pair, threshold) for pair in leads]
+
+
+def _is_real(pair: dict[str, Any], threshold: float) -> bool:
+    return bool(pair["results"][MEAN]["p_mrr"]["p_value"] < threshold)
 
 
 def _verdict(pair: dict[str, Any], threshold: float) -> str:
     p_mrr, score = (pair["results"][MEAN][key] for key in ("p_mrr", "score_b"))
-    real = p_mrr["p_value"] < threshold
-    judged = "real" if real else "not shown by these queries"
+    judged = "is real" if _is_real(pair, threshold) else "is not shown by these queries"
     ends = pair["seed_pairs"]["p_mrr"]
     scatter = (
-        f"between single seeds it is {ends['low']:+.2f} to {ends['high']:+.2f}"
+        f"between single seeds {ends['low']:+.2f} to {ends['high']:+.2f}"
         if ends["low"] != ends["high"]
         else "one seed each, so what another seed would give is not known"
     )
     return (
-        f"{pair['first']} against {pair['second']}: p-MRR {with_interval(p_mrr, 'difference')}, "
-        f"{p_text(p_mrr['p_value'])}: {judged}; {scatter}. Score B {with_interval(score, 'difference')}, "
+        f"Its lead in p-MRR over {pair['second']} {judged}: {with_interval(p_mrr, 'difference')}, "
+        f"{p_text(p_mrr['p_value'])}; {scatter}. Score B differs by {with_interval(score, 'difference')}, "
         f"{p_text(score['p_value'])}."
     )
 

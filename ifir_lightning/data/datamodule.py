@@ -98,7 +98,7 @@ class PromptrieverData(LightningDataModule):
         self._check_groups(self.selected)
         self._check_teacher(self.selected)
         self._check_batches()
-        self._fingerprint = formats.fingerprint(self.table)
+        self.fingerprint = formats.fingerprint(self.table)
 
     def hold_out(self, share: float) -> np.ndarray:
         """Take the rows of a share of the queries out of training, between ``setup`` and the first batch; which rows.
@@ -207,7 +207,7 @@ class PromptrieverData(LightningDataModule):
         return {
             "num_rows": len(self.selected),
             "rows": self.rows,
-            "table": self._fingerprint,
+            "table": self.fingerprint,
             "global_batch_size": self.global_batch_size,
             "instruction_fraction": self.instruction_fraction,
             "fraction": self.fraction,

@@ -52,12 +52,12 @@ class TeacherCache:
             "rows_per_part": ROWS_PER_PART,
             "teacher": teacher,
         }
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        is_new = durable.is_new(self.folder)
+        if not is_new:
             self._check_same(self._manifest(), manifest)
-            durable.clear(self.folder)
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        durable.write_text(self.folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        durable.clear(self.folder)
+        if is_new:
+            durable.write_text(self.folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
     def missing(self) -> Iterator[range]:
         """Rows of the table that no part holds, part by part."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ifir_lightning.errors import InputError
 from ifir_lightning.models.attention import Attention, Kernel, choose_kernel, make_layout
+from ifir_lightning.models.lora import LoraSettings, add_adapters, merge_adapters
 from ifir_lightning.models.modernbert import encode_packed
 from ifir_lightning.models.transformer import PACKED_MODELS
 from ifir_lightning.records import Hidden, Tokens, segment_rows
@@ -39,6 +41,7 @@ class BackboneSettings:
             batch is encoded at once.
         compile: Let torch.compile fuse what lies around attention in each layer of a packed model (rotation, gated MLP,
             norms, residuals), once for all lengths. For a GPU with flash-attn or varlen attention.
+        lora: Train low-rank adapters of the transformer's layers instead of its weights; by default the weights.
     """
 
     config: dict[str, Any] | None = None
@@ -48,6 +51,7 @@ class BackboneSettings:
     max_padded_tokens: int = 16384
     max_tokens_per_chunk: int | None = None
     compile: bool = False
+    lora: LoraSettings | None = None
 
 
 @final
@@ -74,6 +78,7 @@ class Backbone(nn.Module):
             )
         self.max_tokens_per_chunk = settings.max_tokens_per_chunk
         self.trust_remote_code, self.compile_layers = settings.trust_remote_code, settings.compile
+        self.lora = settings.lora
         self.packed = model.config.model_type in PACKED_MODELS
         self.kernel: Kernel = "sdpa"
         self.tokens_encoded = self.tokens_computed = 0
@@ -99,6 +104,17 @@ class Backbone(nn.Module):
             if len(self.tokenizer) > self.model.config.vocab_size:
                 self.model.resize_token_embeddings(len(self.tokenizer))
         return lacking
+
+    def adapt(self) -> None:
+        """Add the adapters that the settings ask for, drawn from torch's generator; they change nothing yet."""
+        if self.lora is not None:
+            add_adapters(self.model, self.lora)
+
+    def save(self, folder: Path) -> None:
+        """In the files of transformers, adapters merged into the weights."""
+        weights = None if self.lora is None else merge_adapters(self.model.state_dict(), self.lora)
+        self.model.save_pretrained(folder, state_dict=weights)
+        self.tokenizer.save_pretrained(folder)
 
     def prepare(self, device: torch.device, dtype: torch.dtype, unattended: bool = False) -> None:
         """Choose the attention kernel for where and on what the model will run, and say which.

@@ -173,16 +173,20 @@ def rectangles(queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> I
     order_K = passages.lengths_B[index_K2[:, 1]].argsort(stable=True)
     for place_K in _pair_parts(queries, passages, index_K2, order_K):
         query_KL, passage_KM = _rows(queries, index_K2[place_K, 0]), _rows(passages, index_K2[place_K, 1])
+        queries_KLD, passages_KMD = _gathered(queries, query_KL), _gathered(passages, passage_KM)
         with torch.autocast(query_KL.device.type, enabled=False):
-            similarity_KLM = queries.values_ND[query_KL].float() @ passages.values_ND[passage_KM].float().transpose(
-                1, 2
-            )
-        similarity_KLM = similarity_KLM.masked_fill((passage_KM < 0)[:, None, :], float("-inf"))
-        yield Rectangle(place_K, query_KL, passage_KM, similarity_KLM)
+            similarity_KLM = queries_KLD @ passages_KMD.transpose(1, 2)
+        end_KM = torch.zeros_like(passage_KM, dtype=torch.float32).masked_fill_(passage_KM < 0, float("-inf"))
+        yield Rectangle(place_K, query_KL, passage_KM, similarity_KLM + end_KM[:, None, :])
 
 
 def _rows(texts: Embeddings, index_K: Tensor) -> Tensor:
     return pad_rows(texts.offsets_B[index_K], texts.lengths_B[index_K]).to(texts.values_ND.device)
+
+
+def _gathered(texts: Embeddings, rows_KL: Tensor) -> Tensor:
+    """The embeddings of ``rows_KL``, any behind a text's end; by ``index_select``, which is far faster on a CPU."""
+    return texts.values_ND.index_select(0, rows_KL.clamp(min=0).flatten()).view(*rows_KL.shape, -1).float()
 
 
 def _pair_parts(queries: Embeddings, passages: Embeddings, index_K2: Tensor, order_K: Tensor) -> Iterator[Tensor]:

@@ -14,6 +14,7 @@ from ifir_lightning.models.backbone import Backbone
 from ifir_lightning.models.description import describe, rebuild
 from ifir_lightning.models.files import read_weights
 from ifir_lightning.models.layouts import Checkpoint
+from ifir_lightning.models.lora import LoraSettings, merge_adapters
 from ifir_lightning.models.pooling import Pooling
 from ifir_lightning.models.scoring import Scorer
 from ifir_lightning.models.transformer import from_config, load_tokenizer
@@ -37,11 +38,12 @@ def snapshot(backbone: Backbone, pooling: Pooling, scorer: Scorer, text: TextFor
         "scorer": describe(scorer),
         "text": asdict(text) | {"passage_skiplist": list(text.passage_skiplist)},
         "source": source,
+        "lora": None if backbone.lora is None else asdict(backbone.lora),
     }
 
 
 def read_snapshot(path: Path, name: str, trust_remote_code: bool = False) -> Checkpoint:
-    """The retriever in a Lightning checkpoint, its weights loaded; messages call it ``name``."""
+    """The retriever in a Lightning checkpoint, its weights loaded, adapters merged; messages call it ``name``."""
     content: dict[str, Any] = read_weights(path, name)
     record = content.get(KEY) if isinstance(content, dict) else None
     if not isinstance(record, dict) or any(part not in record for part in _PARTS):
@@ -53,7 +55,9 @@ def read_snapshot(path: Path, name: str, trust_remote_code: bool = False) -> Che
     pooling = rebuild(record["pooling"], Pooling, trust_remote_code)
     scorer = rebuild(record["scorer"], Scorer, trust_remote_code)
     pooling.build(transformer.config.hidden_size)
-    weights = content["state_dict"]
+    weights, lora = content["state_dict"], record.get("lora")
+    if lora is not None:
+        weights = merge_adapters(weights, LoraSettings(**lora))
     for prefix, part in (("backbone.model.", transformer), ("pooling.", pooling), ("scorer.", scorer)):
         _load(part, weights, f"{KEY}.{prefix}", name)
     text = record["text"] | {"passage_skiplist": tuple(record["text"]["passage_skiplist"])}

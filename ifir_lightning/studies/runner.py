@@ -191,7 +191,9 @@ def _finish(folder: Path, ended: Running, listed: Sequence[Trial]) -> str:
 
 
 def has_diverged(run: Path) -> bool:
-    """Whether ``metrics.csv`` holds a training loss that is no finite number."""
+    """Whether a step was not finite (``callbacks.non_finite``), or ``metrics.csv`` holds such a training loss."""
+    if any(run.glob("non_finite/*.json")):
+        return True
     with suppress(OSError), open(run / "metrics.csv", encoding="utf-8", newline="") as file:
         losses = [row.get("train/loss") for row in csv.DictReader(file)]
         return not all(math.isfinite(float(loss)) for loss in losses if loss)

@@ -1,0 +1,116 @@
+"""Interruption: a signal to any rank ends the run after a whole step, with a checkpoint, to be continued."""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+from types import FrameType
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from ifir_lightning.callbacks.checkpoints import Checkpoints
+from ifir_lightning.distributed import Agreement
+
+_log = logging.getLogger(__name__)
+EXIT_STATUS = 128 + signal.SIGTERM
+"""Of a run that a signal ended: not 0, so that torchrun and schedulers know that there is more to do."""
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interruption(Callback):
+    """SIGTERM or SIGUSR1, to one rank or to all: every rank finishes its step, the checkpoint is written, all leave.
+
+    The handler sets a flag and does nothing else; after each step the ranks tell each other theirs. A validation that
+    is due or under way is finished first. Under SLURM, SIGUSR1 (``#SBATCH --signal=USR1@120``) also puts the job back
+    into the queue. It replaces Lightning's handlers, which broadcast from inside a signal and end with status 0.
+    """
+
+    def __init__(self) -> None:
+        self._received: int = 0
+        self._before: dict[int, Any] = {}
+        self._step_before = 0
+        self._leaves = 0
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            # Lightning has no other way to keep its handlers out
+            trainer._signal_connector.register_signal_handlers = self._install  # type: ignore[method-assign]
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._agreement = Agreement()
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._leaves:  # the row of the last step is in the log by now
+            if self._leaves == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ and trainer.is_global_zero:
+                _requeue()
+            raise SystemExit(EXIT_STATUS)
+        self._step_before = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step > self._step_before and not _validation_is_due(trainer) and self._is_asked(trainer):
+            for saver in _savers(trainer):
+                saver.save_if_new(trainer)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """``Checkpoints`` writes one at this moment anyway, with its score."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.global_step > self._step_before:
+            self._is_asked(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._uninstall()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self._uninstall()
+
+    def _install(self) -> None:
+        self._before = {each: signal.signal(each, self._receive) for each in _SIGNALS}
+
+    def _uninstall(self) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        self._before = {}
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+
+    def _is_asked(self, trainer: Trainer) -> bool:
+        """Whether a signal has reached any rank; all ranks ask together, until one has."""
+        if self._leaves:
+            return False
+        self._leaves = self._agreement.largest(self._received)
+        if self._leaves and trainer.is_global_zero:
+            name, step, kept = signal.Signals(self._leaves).name, trainer.global_step, bool(_savers(trainer))
+            then = "start it again and it continues" if kept else "without a checkpoint: Checkpoints is no callback"
+            _log.warning("%s: the run ends after step %d; %s", name, step, then)
+        return self._leaves > 0
+
+
+def _savers(trainer: Trainer) -> list[Checkpoints]:
+    return [each for each in trainer.callbacks if isinstance(each, Checkpoints)]  # type: ignore[attr-defined]
+
+
+def _validation_is_due(trainer: Trainer) -> bool:
+    """Whether Lightning will validate after this batch; it is not repeated by a run that continues from here."""
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+
+
+def _requeue() -> None:
+    """Put this job of SLURM back into the queue; an array's task goes by its own number."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    assert re.fullmatch(r"[0-9_]+", job), job
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+        message = done.stderr.strip() if done.returncode else ""
+    except OSError as error:
+        message = str(error)
+    if message:
+        _log.error("scontrol requeue %s failed (%s): submit the job again, it continues", job, message)
+    else:
+        _log.warning("job %s is in the queue again", job)

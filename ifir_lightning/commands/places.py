@@ -1,0 +1,39 @@
+"""Where a command writes and where it computes, checked before it begins."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from ifir_lightning.errors import InputError
+
+
+def output_file(output: str, *suffixes: str) -> Path:
+    """``--output`` as a path that can be written; folders that are missing can be made.
+
+    Raises:
+        InputError: Another ending, a folder, or a place where nothing can be written.
+    """
+    path = Path(output)
+    if path.suffix not in suffixes or path.is_dir():
+        raise InputError(f"--output {output}: allowed is a file that ends in {' or '.join(suffixes)}: rename it")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(f"--output {output}: {folder} is no folder to write in; allowed is one: choose another")
+    return path
+
+
+def usable_device(name: str) -> torch.device:
+    """``--device``, if torch can compute there.
+
+    Raises:
+        InputError: No device, or one that is not there.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"--device {name}: torch cannot compute there; allowed are cpu and a GPU that is there: choose one"
+        ) from error
+    return device

@@ -1,0 +1,125 @@
+"""A signal to one rank or to all ends every rank after a whole step, with a checkpoint, and the run goes on from it."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+from ranks import on_ranks
+from small import Recorder, retriever, synthetic_data, trainer
+
+from ifir_lightning import distributed, manifests
+from ifir_lightning.callbacks.checkpoint_io import ManifestIO
+from ifir_lightning.callbacks.checkpoints import Checkpoints
+from ifir_lightning.callbacks.interruption import EXIT_STATUS, Interruption
+from ifir_lightning.callbacks.metrics_csv import MetricsCSV
+
+
+class Signal(Callback):
+    """Sends this process a signal in the middle of a step."""
+
+    def __init__(self, step: int, number: int = signal.SIGTERM, rank: int = 0) -> None:
+        self.step, self.number, self.rank = step, number, rank
+
+    def on_before_backward(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step + 1 == self.step and distributed.rank() == self.rank:
+            os.kill(os.getpid(), self.number)
+
+
+def fit(folder: Path, backbone: Path, *callbacks: Callback, **settings: Any) -> tuple[int, list[float]]:
+    """Exit status of a run of six steps that continues what the folder holds, and the losses of this start."""
+    recorder = Recorder()
+    settings = {
+        "limit_val_batches": 0,
+        "max_steps": 6,
+        "enable_checkpointing": True,
+        "plugins": [ManifestIO()],
+        **settings,
+    }
+    logger = MetricsCSV(str(folder))
+    fitting = trainer(folder, recorder, Checkpoints(), Interruption(), *callbacks, logger=logger, **settings)
+    try:
+        fitting.fit(retriever(backbone), synthetic_data(), ckpt_path=manifests.newest(folder / "checkpoints"))
+    except SystemExit as left:
+        return int(str(left.code)), [each["train/loss"] for each in recorder.metrics]
+    return 0, [each["train/loss"] for each in recorder.metrics]
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / "step-00000006.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_in_a_step_costs_nothing(number: int, modernbert: Path, tmp_path: Path) -> None:
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1)]
+    status, losses = fit(tmp_path / "whole", modernbert)
+    assert status == 0
+    first_status, first = fit(tmp_path / "run", modernbert, Signal(3, number))
+    assert (first_status, len(first)) == (EXIT_STATUS, 3) == (143, 3)
+    assert manifests.newest(tmp_path / "run" / "checkpoints").name == "step-00000003.ckpt"  # type: ignore[union-attr]
+    second_status, second = fit(tmp_path / "run", modernbert)
+    assert (second_status, first + second) == (0, losses)
+    for name, weight in final_weights(tmp_path / "whole").items():
+        assert torch.equal(weight, final_weights(tmp_path / "run")[name]), name
+    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "run" / "metrics.csv").read_text()
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1)] == handlers
+
+
+def test_a_validation_that_is_due_comes_first(modernbert: Path, tmp_path: Path) -> None:
+    settings = {"limit_val_batches": 1, "val_check_interval": 1}
+    status, losses = fit(tmp_path, modernbert, Signal(2), **settings)
+    assert (status, len(losses)) == (EXIT_STATUS, 2)
+    assert manifests.newest(tmp_path / "checkpoints").name == "step-00000002.ckpt"  # type: ignore[union-attr]
+
+
+def test_half_a_step_is_finished(modernbert: Path, tmp_path: Path) -> None:
+    status, losses = fit(tmp_path, modernbert, Signal(2), accumulate_grad_batches=2)
+    assert (status, len(losses)) == (EXIT_STATUS, 4)
+    assert manifests.newest(tmp_path / "checkpoints").name == "step-00000002.ckpt"  # type: ignore[union-attr]
+
+
+def test_the_last_step_ends_the_run_as_it_would_have(modernbert: Path, tmp_path: Path) -> None:
+    assert fit(tmp_path, modernbert, Signal(6))[0] == 0
+
+
+def interrupted(folder: Path, backbone: Path) -> tuple[int, list[float]]:
+    return fit(folder, backbone, Signal(3, rank=1))
+
+
+def test_a_signal_to_one_rank_ends_both(modernbert: Path, tmp_path: Path) -> None:
+    for status, losses in on_ranks(2, interrupted, tmp_path / "run", modernbert):
+        assert (status, len(losses)) == (EXIT_STATUS, 3)
+    _, rest = fit(tmp_path / "run", modernbert)
+    _, whole = fit(tmp_path / "whole", modernbert)
+    assert rest == pytest.approx(whole[3:], abs=1e-5)
+
+
+@pytest.mark.parametrize(("task", "job"), [(None, "31"), ("4", "30_4")])
+def test_slurm_gets_its_job_back(
+    task: str | None, job: str, modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tmp_path / "asked"
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "31")
+    if task:
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "30")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+    assert fit(tmp_path / "term", modernbert, Signal(2))[0] == EXIT_STATUS
+    assert not asked.exists()  # whoever ends a job for good sends SIGTERM
+    assert fit(tmp_path / "usr1", modernbert, Signal(2, signal.SIGUSR1))[0] == EXIT_STATUS
+    assert asked.read_text() == f"requeue {job}\n"
+
+
+def test_a_queue_that_refuses_is_said(
+    modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "31")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert fit(tmp_path, modernbert, Signal(2, signal.SIGUSR1))[0] == EXIT_STATUS
+    assert "scontrol requeue 31 failed (" in caplog.text
+    assert "submit the job again, it continues" in caplog.text

@@ -1,0 +1,53 @@
+"""Ranks that are about to do different things are stopped, and the one that differs is named."""
+
+from pathlib import Path
+
+import pytest
+from ranks import on_ranks
+
+from ifir_lightning import distributed
+from ifir_lightning.errors import InputError
+from ifir_lightning.preflight import check_agreement
+
+
+def disagree(changes: dict[int, dict[str, object]]) -> str:
+    """What a rank is told; "" if all agree."""
+    facts = {"model.seed": 0, "torch": "2.13.0", "table": "a1", "data.rows": "all", "step": None}
+    try:
+        check_agreement(facts | changes.get(distributed.rank(), {}))
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_that_agree_go_on() -> None:
+    assert on_ranks(2, disagree, {}) == ["", ""]
+
+
+def test_the_rank_that_differs_is_named_on_every_rank() -> None:
+    told = on_ranks(3, disagree, {2: {"torch": "2.11.0", "step": 100}})
+    assert len(set(told)) == 1
+    assert told[0].startswith("rank 2 on ")
+    assert "step is 100 and None, torch is '2.11.0' and '2.13.0'; allowed is the same on all ranks" in told[0]
+
+
+def test_of_many_differences_some_are_shown_and_the_others_counted() -> None:
+    told, _ = on_ranks(2, disagree, {1: {"model.seed": 1, "torch": "0", "table": "b", "data.rows": "x", "more": 1}})
+    assert "data.rows is 'x' and 'all', model.seed is 1 and 0, more is 1 and None and 2 more; allowed" in told
+
+
+def test_a_single_process_agrees_with_itself(tmp_path: Path) -> None:
+    check_agreement({"folder": str(tmp_path)})
+
+
+def latecomer() -> str:
+    if distributed.rank() == 1:
+        return ""
+    with pytest.raises(RuntimeError) as raised:
+        distributed.check_in(2)
+    return str(raised.value)
+
+
+def test_a_rank_that_does_not_come_is_waited_for_so_long_and_no_longer() -> None:
+    told, _ = on_ranks(2, latecomer)
+    assert told
