@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 EXIT_STATUS = 75
 """Of a process that the watch ends: EX_TEMPFAIL of sysexits.h, start again and it continues."""
 _PATIENCE = 10
-"""How many times the limit a rank may stand still while it starts, saves, or computes in one long call on the CPU."""
+"""How many times the limit a rank may stand still where it is patient, or computes in one long call on the CPU."""
 _VERDICT = "verdict"
 _BUSY = 0.1
 """Share of a CPU from which a process is at work; one that waits uses a hundredth."""
@@ -64,7 +64,7 @@ class RankWatch:
         end: Callable[[str], None] | None = None,
     ) -> None:
         self.beat = Beat(host=socket.gethostname())
-        self.saving = False
+        self._patient = True
         self._store, self._end = store, end or _end_process
         self._silent, self._hang, self._on_cpu = silent_seconds, hang_seconds, computes_on_cpu
         self._interval = min(1.0, silent_seconds / 8, hang_seconds / 4)
@@ -85,9 +85,9 @@ class RankWatch:
         for thread in self._threads:
             thread.start()
 
-    def enter(self, phase: str, step: int) -> None:
-        """Say where the main thread is."""
-        self.beat.phase, self.beat.step = phase, step
+    def enter(self, phase: str, step: int, patient: bool = False) -> None:
+        """Say where the main thread is, and whether it may stand still there for long."""
+        self.beat.phase, self.beat.step, self._patient = phase, step, patient
 
     def stop(self) -> None:
         """This rank is done; rank 0, which serves the store, waits until the others are, or are silent."""
@@ -162,7 +162,7 @@ class RankWatch:
         computes = self._on_cpu and cpu_seconds - self._cpu_seconds > _BUSY * self._interval
         if place != self._place:
             self._place, self._still_since = place, now
-        patience = _PATIENCE if computes or self.saving or self.beat.phase == "starting" else 1
+        patience = _PATIENCE if computes or self._patient else 1
         self.beat.stuck = now - self._still_since > patience * self._hang
         self.beat.line = _own_line(frame) if self.beat.stuck else ""
         self._cpu_seconds = cpu_seconds

@@ -5,11 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from ranks import on_ranks
+from small import retriever, synthetic_data, trainer
 
 from ifir_lightning import distributed
+from ifir_lightning.callbacks import watchdog
 from ifir_lightning.callbacks.watchdog import Watchdog
 from ifir_lightning.errors import InputError
 from ifir_lightning.watchdog import RankWatch
@@ -53,6 +56,42 @@ def test_one_process_that_moves_is_let_alone() -> None:
         work(watch, lambda: verdicts, HANG + 1.0)
         watch.stop()
     assert verdicts == []
+
+
+def test_a_rank_may_stand_still_where_it_is_patient() -> None:
+    with watched() as (watch, verdicts):
+        watch.enter("saving a checkpoint", 7, patient=True)
+        threading.Event().wait(HANG + 1.0)
+        watch.stop()
+    assert verdicts == []
+
+
+class Places:
+    """In place of a watch: remembers what it is told."""
+
+    def __init__(self, *args: object) -> None:
+        self.entered: list[tuple[str, int, bool]] = []
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def enter(self, phase: str, step: int, patient: bool) -> None:
+        self.entered.append((phase, step, patient))
+
+
+def test_the_callback_tells_phase_step_and_patience(
+    modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = Places()
+    monkeypatch.setattr(watchdog, "RankWatch", lambda *args: places)
+    fitting = trainer(tmp_path, Watchdog(), max_steps=3, val_check_interval=3)
+    fitting.fit(retriever(modernbert), synthetic_data())
+    step = ["forward pass", "backward pass", "optimizer step", "between two steps"]
+    told = [(phase, patient) for phase, _, patient in places.entered]
+    assert told[:12] == [(phase, number < 7) for number, phase in enumerate(step * 3)]  # the second step ends at 7
+    assert told[12:] == [("validation", False), ("after a validation", False), ("after training", True)]
+    assert [number for _, number, _ in places.entered[:12]] == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3]
 
 
 @pytest.mark.parametrize(("on_cpu", "expected"), [(True, 0), (False, 1)])

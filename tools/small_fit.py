@@ -54,6 +54,7 @@ def fit(recipe: Path, folder: Path, rank: int, ranks: int, port: int, options: t
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # as in a process of its own: loader workers end with it
     sys.path.insert(0, str(TOOLS))
     os.environ["IFIR_PLUGINS"] = "injector"
     if ranks > 1:

@@ -7,6 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import Parameter
 
+from ifir_lightning import distributed
 from ifir_lightning.callbacks.logged_steps import is_logged
 from ifir_lightning.module import RetrieverModule
 
@@ -46,5 +47,4 @@ class GradientNorm(Callback):
 
 
 def _norm(parameters: Iterable[Parameter]) -> Tensor:
-    norms = [parameter.grad.norm() for parameter in parameters if parameter.grad is not None]
-    return torch.stack(norms).norm() if norms else torch.zeros(())
+    return distributed.total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])

@@ -1,6 +1,5 @@
 """Watchdog: a rank that died, stopped, hangs or was cut off ends the run, with its name, within seconds."""
 
-import logging
 import math
 from typing import Any
 
@@ -10,7 +9,8 @@ from ifir_lightning import distributed
 from ifir_lightning.errors import InputError, reason
 from ifir_lightning.watchdog import RankWatch
 
-_log = logging.getLogger(__name__)
+_STARTING = 2
+"""Batches that belong to the start."""
 
 
 class Watchdog(Callback):
@@ -19,7 +19,8 @@ class Watchdog(Callback):
     Args:
         silent_seconds: How long a rank may be silent before every rank ends and names it.
         hang_seconds: How long all ranks together may stand still before they end and name who is waited for; ten times
-            as long while they start or write a checkpoint, or compute on a CPU. 0 switches both off.
+            as long while they start (until two batches are done: kernels of a GPU are compiled), write a checkpoint, or
+            compute on a CPU. 0 switches both off.
         meet_seconds: How long ranks wait for one another at the start.
 
     Raises:
@@ -33,6 +34,7 @@ class Watchdog(Callback):
                 raise InputError(f"watchdog.{name} is {value}; allowed are seconds above 0: set it to 60, for one")
         self.silent_seconds, self.hang_seconds, self.meet_seconds = silent_seconds, hang_seconds, meet_seconds
         self.watch: RankWatch | None = None
+        self._batches_done = 0
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Begin to watch once all ranks are there."""
@@ -78,6 +80,7 @@ class Watchdog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._batches_done += 1
         self._enter("between two steps", trainer)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -87,15 +90,14 @@ class Watchdog(Callback):
         self._enter("after a validation", trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._enter("saving a checkpoint", trainer, saving=True)
+        self._enter("saving a checkpoint", trainer, patient=True)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._enter("after training", trainer, saving=True)
+        self._enter("after training", trainer, patient=True)
 
-    def _enter(self, phase: str, trainer: Trainer, saving: bool = False) -> None:
+    def _enter(self, phase: str, trainer: Trainer, patient: bool = False) -> None:
         if self.watch is not None:
-            self.watch.saving = saving
-            self.watch.enter(phase, trainer.global_step)
+            self.watch.enter(phase, trainer.global_step, patient or self._batches_done < _STARTING)
 
     def _stop(self) -> None:
         if self.watch is not None:
