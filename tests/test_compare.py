@@ -1,6 +1,7 @@
 """compare: its numbers are those of the run files, its recipes those of the config files."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +17,7 @@ from ifir_lightning.commands.compare import compare
 from ifir_lightning.comparison.report import summarise
 from ifir_lightning.data.evalset import load_task
 from ifir_lightning.metrics import p_mrr, rank_change, ranks
+from ifir_lightning.run_folder import clear
 from ifir_lightning.trec import read_run
 
 LATE = head("TokenProjection", "MaxSim")
@@ -120,6 +122,23 @@ def test_curves_are_the_validations_with_a_band_over_seeds(numbers: Compare, wor
     for name, over_seeds in (("mean", fmean), ("low", min), ("high", max)):
         assert curves["late"]["score_b"][name] == pytest.approx([over_seeds(value) for value in values])
     assert curves["bi"]["p_mrr"]["low"] == curves["bi"]["p_mrr"]["high"]
+
+
+def test_a_run_that_was_killed_and_continued_is_one_line_of_time(numbers: Compare, world: Path, tmp_path: Path) -> None:
+    """What lay after the checkpoint came again; a validation that never ended has no metrics."""
+    run = tmp_path / "late-0"
+    shutil.copytree(world / "late-0", run)
+    clear(run, STEPS[1])
+    assert numbers(str(run))["curves"][0]["steps"] == list(STEPS[:2])
+    last = Path("followir") / f"step-{STEPS[2]:08d}"
+    assert list(run.glob(f"abandoned/*/{last}/metrics.json"))
+    shutil.copytree(world / "late-0" / last, run / last)
+    shutil.copy(run / "config.yaml", run / "config-1.yaml")
+    (run / "followir" / "step-00000099").mkdir()
+    continued, straight = numbers(str(run)), numbers("late-0")
+    for report in (continued, straight):
+        report["recipes"][0]["runs"][0].pop("folder")
+    assert continued == straight
 
 
 def test_what_differs_is_listed_and_a_second_change_warned_of(world: Path, numbers: Compare, tmp_path: Path) -> None:

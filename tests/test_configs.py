@@ -163,7 +163,7 @@ def test_the_first_trial_of_every_head_of_a_study_instantiates(
     for head in study.heads:
         recipe = next(recipe for own, recipe in recipes.values() if own == head)
         if "checkpoint" in recipe["model"]:
-            recipe["model"]["checkpoint"] = published(recipe["model"]["checkpoint"], modernbert, tmp_path)
+            recipe["model"]["checkpoint"] = str(published(recipe["model"]["checkpoint"], modernbert, tmp_path / head))
         recipe["trainer"] |= {"accelerator": "cpu", "devices": 1}
         file = tmp_path / f"{head}.yaml"
         file.write_text(yaml.safe_dump(recipe))

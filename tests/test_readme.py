@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from processes import run
 
 from ifir_lightning.cli import COMMANDS, TRAINER_COMMANDS
 
@@ -37,8 +38,9 @@ def test_a_command_names_what_exists(line: str) -> None:
             assert (ROOT / word).is_file(), word
 
 
-def test_the_commands_run_one_after_the_other(tmp_path: Path) -> None:
+def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At smoke size, in the order of the README, in one run folder."""
+    monkeypatch.chdir(ROOT)
     folder = tmp_path / "quickstart"
     for line in COMMAND_LINES:
         words = shlex.split(line.split("&&")[-1].replace("runs/quickstart", str(folder)))
@@ -53,10 +55,7 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path) -> None:
             arguments += [*SMOKE, f"--trainer.default_root_dir={folder}", f"--trainer.max_steps={max_steps}"]
         if arguments[0] == "study":
             arguments = ["study", str(smoke_study(tmp_path, ROOT / arguments[1])), "--output", str(tmp_path / "study")]
-        command = [sys.executable, "-m", "ifir_lightning", *arguments]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert run(arguments, tmp_path / "log") == 0, f"{line}\n{(tmp_path / 'log').read_text()}"
     assert (folder / "followir" / "step-00000004" / "metrics.json").exists()
     assert (tmp_path / "food.trec").exists()
     assert (tmp_path / "report.html").exists()

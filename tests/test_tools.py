@@ -73,3 +73,38 @@ def test_the_texts_of_the_training_benchmark_have_the_mix_of_lengths(tool) -> No
     assert sum(queries) / len(queries) == pytest.approx(74, rel=0.04)
     assert 0.33 < sum(length < 42 for length in queries) / len(queries) < 0.39
     assert step.num_tokens(make_texts(128, 8)) == pytest.approx(124_000, rel=0.04)
+
+
+def test_the_answers_of_a_study_are_tables_and_pictures(tool, tmp_path: Path) -> None:
+    def at(mean: float) -> dict:
+        return {"mean": mean, "low": mean - 1, "high": mean + 1, "count": 3}
+
+    def point(head: str, number: int, values: dict, mean: float) -> dict:
+        return {"head": head, "point": number, "values": values, "p_mrr": at(mean), "score_b": at(90.0)}
+
+    base, other = {"queries": 1.0}, {"queries": 0.5}
+    content = {
+        "question": "How many?",
+        "budget_queries": 4000,
+        "seeds": [0, 1, 2],
+        "seconds": 600.0,
+        "trials": {"planned": 12, "finished": 11, "failed": 1, "diverged": 0},
+        "points": [point("plain", 0, base, 10.0), point("plain", 1, other, 7.0), point("late", 0, base, 20.0)],
+        "changes": [point("plain", 1, other, -3.0)],
+        "differences": [point("late", 0, base, 10.0) | {"minus": "plain"}],
+        "data_demand": [
+            {
+                "axis": "queries",
+                "goal_p_mrr": 10.0,
+                "heads": {"plain": {"law": {"limit": 30.0, "rate": 0.5}, "size_for_goal": 1.0}},
+            }
+        ],
+    }
+    said = tool("study_answers").section("demand", content, tmp_path)
+    assert "11 trainings finished, 1 failed and 0 diverged of 12 planned, 10 minutes" in said
+    assert "| plain | queries 0.5 | 7.0 [6.0, 8.0] | 90.0 [89.0, 91.0] |" in said
+    assert "| plain | queries 0.5 | -3.0 [-4.0, -2.0] |" in said
+    assert "| late - plain | queries 1.0 | 10.0 [9.0, 11.0] |" in said
+    assert "| plain | 30.0 | 0.50 | 1 |  |" in said
+    assert "![p-MRR over queries](demand-1.svg)" in said
+    assert (tmp_path / "demand-1.svg").read_text().startswith("<?xml")

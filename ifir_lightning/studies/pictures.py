@@ -19,6 +19,7 @@ def draw_points(content: Mapping[str, Any], heads: Sequence[str], axis: str, key
     def draw(axes: Axes) -> None:
         for number, head in enumerate(heads):
             own = [point for point in content["points"] if point["head"] == head and axis in point["values"]]
+            own.sort(key=lambda point: point["values"][axis] if numeric else 0)  # a line goes from left to right
             shift = 0.0 if numeric else (number - (len(heads) - 1) / 2) * 0.18
             at = [point["values"][axis] if numeric else places.index(point["values"][axis]) + shift for point in own]
             colour, marker = style(number)

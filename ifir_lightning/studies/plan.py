@@ -93,6 +93,8 @@ class Study:
         cross: Without ``points``, every combination of choices; if false, one axis at a time, with the others at their
             first choice: point 0 has the first choice of every axis, and the others are compared with it.
         settings: Settings of every trial.
+        decay_share: Of each training's steps, the last over which its rate falls. Trainings that differ in their budget
+            only then share the steps before that, at a constant rate (``branches``); by default each has its own.
     """
 
     question: str
@@ -105,6 +107,7 @@ class Study:
     points: int | None = None
     cross: bool = True
     settings: Settings = field(default_factory=dict)
+    decay_share: float | None = None
 
 
 def read_study(path: str | Path) -> Study:
@@ -168,6 +171,10 @@ def _check(file: Path, study: Study) -> None:
         (
             not isinstance(study.seeds, tuple) or not study.seeds or not all(isinstance(s, int) for s in study.seeds),
             f"seeds {study.seeds!r}, of which there is no seed to use; allowed is a list of one or more whole numbers",
+        ),
+        (
+            study.decay_share is not None and not 0 < study.decay_share < 1,
+            f"decay_share {study.decay_share}; allowed is more than 0 and less than 1",
         ),
         (study.points is not None and study.points < 1, f"points {study.points}; allowed is 1 or more"),
         (study.points is not None and not study.cross, "points and cross: false; allowed is one of the two"),

@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +32,7 @@ import yaml
 
 from ifir_lightning import durable
 from ifir_lightning.errors import InputError
+from ifir_lightning.studies.branches import branch_off, take_trunk
 from ifir_lightning.studies.plan import Study, Trial, trials
 from ifir_lightning.studies.recipes import recipe_of
 
@@ -43,11 +45,15 @@ USER_ERROR = 2
 POLL_SECONDS = 0.2
 
 
+_ENDS = (".trunk.yaml", ".yaml", ".log", ".lock", ".json")
+
+
 @dataclass(frozen=True)
 class Paths:
-    """The files of one trial."""
+    """The files of one trial; of a study with ``decay_share``, the recipe of the trunk, too."""
 
     run: Path
+    trunk: Path
     recipe: Path
     log: Path
     lock: Path
@@ -57,7 +63,7 @@ class Paths:
 def paths(folder: Path, trial: Trial) -> Paths:
     """``folder`` is the study's."""
     stem = folder / "trials" / trial.name
-    return Paths(stem, *(stem.with_name(f"{trial.name}{end}") for end in (".yaml", ".log", ".lock", ".json")))
+    return Paths(stem, *(stem.with_name(f"{trial.name}{end}") for end in _ENDS))
 
 
 @dataclass
@@ -82,17 +88,26 @@ def prepare(study: Study, folder: Path) -> list[Trial]:
         raise InputError(
             f"{study.recipe}: the study has no trial; allowed is one or more: give it points, heads and seeds"
         )
-    for trial in listed:
-        files = paths(folder, trial)
-        text = yaml.safe_dump(recipe_of(study, trial, files.run), sort_keys=False)
-        if files.recipe.exists() and files.recipe.read_text(encoding="utf-8") != text:
-            raise InputError(
-                f"{files.recipe} was made from other settings than the study has now; allowed is to continue the "
-                "same study: choose another --output, or restore the study's file and recipe"
-            )
-        if not files.recipe.exists():
-            durable.write_text(files.recipe, text)
+    files = [paths(folder, trial) for trial in listed]
+    recipes = [recipe_of(study, trial, own.run) for trial, own in zip(listed, files, strict=True)]
+    if study.decay_share is not None:
+        trunks, recipes = branch_off(listed, recipes, study.decay_share)
+        for own, trunk in zip(files, trunks, strict=True):
+            _write_recipe(own.trunk, trunk)
+    for own, recipe in zip(files, recipes, strict=True):
+        _write_recipe(own.recipe, recipe)
     return listed
+
+
+def _write_recipe(file: Path, recipe: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(recipe, sort_keys=False)
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        raise InputError(
+            f"{file} was made from other settings than the study has now; allowed is to continue the same study: "
+            "choose another --output, or restore the study's file and recipe"
+        )
+    if not file.exists():
+        durable.write_text(file, text)
 
 
 def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT) -> list[Trial]:
@@ -159,7 +174,13 @@ def _train(files: Paths, command: Sequence[str], locks: Iterable[IO[str]]) -> No
     for descriptor in (1, 2):
         os.dup2(log.fileno(), descriptor)
     sys.stdout = sys.stderr = log
-    sys.argv = [*command, str(files.recipe)]
+    if files.trunk.exists():
+        take_trunk(files.trunk, partial(_fit, command, files.trunk))
+    _fit(command, files.recipe)
+
+
+def _fit(command: Sequence[str], recipe: Path) -> None:
+    sys.argv = [*command, str(recipe)]
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 
 
