@@ -24,12 +24,16 @@ def test_a_killed_rank_is_started_again_and_the_run_continues(tmp_path: Path) ->
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), NEW_STORE: "1"}
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-    while process.poll() is None and not (folder / "checkpoints" / "step-00000016.ckpt").exists():
-        time.sleep(0.02)
-    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(ranks[1]), signal.SIGKILL)
+    try:
+        while process.poll() is None and not (folder / "checkpoints" / "step-00000016.ckpt").exists():
+            time.sleep(0.02)
+        ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(ranks[1]), signal.SIGKILL)
+        status = process.wait(timeout=600)
+    finally:
+        process.terminate()  # and so its ranks, if it hangs
     said = (tmp_path / "log").read_text
-    assert process.wait(timeout=600) == 0, said()
+    assert status == 0, said()
     assert said().count("continues after step") == 1, said()
     assert (folder / "checkpoints" / "step-00000064.ckpt").exists()
     steps = [line.partition(",")[0] for line in (folder / "metrics.csv").read_text().splitlines()[1:]]

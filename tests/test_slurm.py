@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ class Cluster:
     """A job of two tasks on one node."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.run = folder, folder / "run"
+        self.folder, self.run, self.jobs = folder, folder / "run", list[subprocess.Popen[bytes]]()
         self.asked, self.tasks, self.log = folder / "asked", folder / "tasks", folder / "log"
         (folder / "bin").mkdir()
         for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
@@ -60,7 +61,16 @@ class Cluster:
         command = ["bash", str(SCRIPT), *QUICK, "--trainer.max_steps=60", f"--followir.tasks=[{self.task}]"]
         command += [f"--trainer.default_root_dir={self.run}", "--data.global_batch_size=2", PATIENT]
         with open(self.log, "ab") as log:
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            job = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        self.jobs.append(job)
+        return job
+
+    def end(self) -> None:
+        """Of what a failed test leaves."""
+        for job in self.jobs:
+            if job.poll() is None:
+                os.killpg(job.pid, signal.SIGKILL)
+                job.wait()
 
     def wait_for_step(self, step: int, process: subprocess.Popen[bytes]) -> None:
         metrics = self.run / "metrics.csv"
@@ -71,19 +81,25 @@ class Cluster:
         pytest.fail(self.log.read_text())
 
 
-def test_a_job_at_its_limit_is_queued_again_and_continues(tmp_path: Path) -> None:
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path)
+    yield cluster
+    cluster.end()
+
+
+def test_a_job_at_its_limit_is_queued_again_and_continues(cluster: Cluster) -> None:
     process = cluster.start()
     cluster.wait_for_step(10, process)
     for pid in cluster.tasks.read_text().split():
         os.kill(int(pid), signal.SIGUSR1)
-    assert process.wait(timeout=300) == 143, cluster.log.read_text()
+    assert process.wait(timeout=600) == 143, cluster.log.read_text()
     assert cluster.asked.read_text() == "requeue 4711\n"
     newest = manifests.newest(cluster.run / "checkpoints")
     assert newest is not None
     step = manifests.read_manifest(newest).step
     assert 10 <= step < 60
-    assert cluster.start().wait(timeout=300) == 0, cluster.log.read_text()
+    assert cluster.start().wait(timeout=600) == 0, cluster.log.read_text()
     assert f"continues after step {step}" in cluster.log.read_text()
     assert (cluster.run / "checkpoints" / "step-00000060.ckpt").exists()
     assert cluster.asked.read_text() == "requeue 4711\n"
