@@ -27,7 +27,7 @@ class Watchdog(Callback):
         InputError: A limit that is no number above 0, or ranks that did not come.
     """
 
-    def __init__(self, silent_seconds: float = 6.0, hang_seconds: float = 50.0, meet_seconds: float = 600.0) -> None:
+    def __init__(self, silent_seconds: float = 8.0, hang_seconds: float = 50.0, meet_seconds: float = 600.0) -> None:
         limits = {"silent_seconds": silent_seconds, "hang_seconds": hang_seconds, "meet_seconds": meet_seconds}
         for name, value in limits.items():
             if not (0 < value < math.inf or (name == "hang_seconds" and value == 0)):
