@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -45,6 +46,7 @@ from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, is
 from ifir_lightning.security import refusal, restrict_imports
 
 _log = logging.getLogger(__name__)
+_REQUIREMENT = re.compile(r"Requirement '([^']+)' not met")
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Callable[..., None]] = {
     "audit": audit,
@@ -148,10 +150,12 @@ class RetrieverCLI(LightningCLI):
         """As Lightning does; a logger whose package is not installed is a mistake of the user."""
         try:
             super().instantiate_classes()
-        except ModuleNotFoundError as error:
+        except (ModuleNotFoundError, ValueError) as error:  # jsonargparse makes the second of the first
+            if (lacking := _REQUIREMENT.search(str(error))) is None:
+                raise
             raise InputError(
-                f"the recipe names a class whose package is not installed ({error}); allowed is what can run here: "
-                "install it, or take the class out of the recipe"
+                f"the recipe names a class that needs {lacking[1]}, which is not installed; allowed is what can run "
+                "here: install it, or take the class out of the recipe"
             ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
