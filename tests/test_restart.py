@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from small import QUICK, write_task
 
 ROOT = Path(__file__).parents[1]
@@ -14,6 +15,7 @@ NEW_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # else ranks meet addresses of
 PATIENT = "--watchdog.silent_seconds=60"  # other tests may keep the cores busy
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_started_again_and_the_run_continues(tmp_path: Path) -> None:
     """Under FSDP2; epochs, and so checkpoints, of 16 steps."""
     task, folder = write_task(tmp_path / "task", num_queries=2), tmp_path / "run"

@@ -88,6 +88,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     cluster.end()
 
 
+@pytest.mark.slow
 def test_a_job_at_its_limit_is_queued_again_and_continues(cluster: Cluster) -> None:
     process = cluster.start()
     cluster.wait_for_step(10, process)

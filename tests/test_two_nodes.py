@@ -19,6 +19,7 @@ def tool(monkeypatch: pytest.MonkeyPatch):
     return two_nodes
 
 
+@pytest.mark.slow
 def test_two_nodes_train_as_two_ranks_of_one() -> None:
     command = [sys.executable, str(TOOLS / "two_nodes.py"), "--steps", "8"]
     environment = os.environ | {"PYTHONPATH": str(TOOLS.parent)}
