@@ -11,6 +11,7 @@ from ifir_lightning.comparison.run_folders import RunFolder
 
 ABSENT = "not there"
 _HEAD = ("model.pooling", "model.scorer")
+_HOW = ("watchdog.", "non_finite.", "trainer.enable_progress_bar", "trainer.enable_model_summary", "resume")
 _PARADIGMS = {
     "MeanPooling": "bi-encoder",
     "CLSPooling": "bi-encoder",
@@ -101,7 +102,9 @@ def warnings_about(recipes: Sequence[Recipe]) -> list[str]:
 
 
 def _settings(run: RunFolder) -> dict[str, Any]:
-    return {key: value for key, value in run.recipe.items() if not _is_of_the_run(run, key, value)}
+    """Without what cannot change a number; null is as good as not there, where an older version wrote the recipe."""
+    kept = {key: value for key, value in run.recipe.items() if not _is_of_the_run(run, key, value)}
+    return {key: value for key, value in kept.items() if value is not None and not key.startswith(_HOW)}
 
 
 def _is_of_the_run(run: RunFolder, key: str, value: Any) -> bool:
