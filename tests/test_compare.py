@@ -157,7 +157,7 @@ def test_what_differs_is_listed_and_a_second_change_warned_of(world: Path, numbe
     assert report["settings"]["data.global_batch_size"] in ([8, 4], [4, 8])
     (warning,) = report["warnings"]
     assert warning.endswith("differ in more than pooling and scorer: data.global_batch_size")
-    how = {"watchdog": {"silent_seconds": 60}, "non_finite": {"action": "skip"}, "extra": None}  # no number changes by it
+    how = {"watchdog": {"silent_seconds": 60}, "non_finite": {"action": "skip"}, "extra": None}  # changes no number
     same = write_run_folder(tmp_path / "same", tasks, settings=LATE | how)
     assert set(numbers("late-0", str(same))["settings"]) == set(numbers("late-0", "late-1")["settings"])
 

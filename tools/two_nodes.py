@@ -53,7 +53,7 @@ class Nodes:
         """This node's part of a fit in ``folder``, which both see."""
         name = self.names[node]
         command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-        command += ["--rdzv-backend=c10d", f"--rdzv-endpoint={self.names[0]}:29400", "--rdzv-id=fit"]
+        command += [f"--node-rank={node}", f"--master-addr={SUBNET}.1", "--master-port=29500"]
         command += ["-m", "ifir_lightning", "fit", f"--config={recipe}", f"--trainer.default_root_dir={folder}"]
         command += ["--trainer.devices=1", "--trainer.num_nodes=2", *options]
         inside = ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", f'hostname {name}; exec "$@"', "sh"]
