@@ -57,6 +57,7 @@ def start() -> Callable[..., multiprocessing.Process]:
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_killed_at_random_moments(
     command: str, start: Callable[..., multiprocessing.Process], modernbert: Path, tmp_path: Path

@@ -109,9 +109,9 @@ def silent_rank(silent: int) -> list[str]:
         assert work(watch, lambda: all(beat.number for beat, _ in heard), 20)
         if distributed.rank() == silent:
             watch._stopped.set()
-            work(watch, lambda: False, SILENT + 2)
+            work(watch, lambda: False, 2 * SILENT + 3)
         else:
-            work(watch, lambda: verdicts, SILENT + 2)
+            work(watch, lambda: verdicts, 20)
         watch._join()
     return verdicts
 
@@ -168,7 +168,7 @@ def failing_rank() -> list[str]:
         if distributed.rank() == 1:
             watch.fail("ValueError: no")
         else:
-            work(watch, lambda: verdicts, 3)
+            work(watch, lambda: verdicts, 20)
             watch._join()
     return verdicts
 
