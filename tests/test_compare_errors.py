@@ -88,8 +88,13 @@ def test_options(run: Path, tmp_path: Path) -> None:
         compare(str(run), f"{run}/../run")
     with pytest.raises(InputError, match="--num_queries is 0"):
         compare(str(run), num_queries=0)
-    for output in (tmp_path, tmp_path / "none" / "report.html"):
-        with pytest.raises(InputError, match=r"--output .* allowed is a file in an existing folder"):
+    (tmp_path / "file").touch()
+    for output, allowed in (
+        (tmp_path, "a file that ends in .html or .htm"),
+        (tmp_path / "report.png", "a file that ends in .html or .htm"),
+        (tmp_path / "file" / "report.html", "no folder to write in"),
+    ):
+        with pytest.raises(InputError, match=rf"--output .* {allowed}"):
             compare(str(run), output=str(output))
 
 

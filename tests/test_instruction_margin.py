@@ -29,15 +29,26 @@ def data() -> PromptrieverData:
     return opened
 
 
-def test_the_held_out_queries_follow_from_their_ids_alone(data: PromptrieverData) -> None:
+def test_the_held_out_queries_follow_from_their_texts_alone(data: PromptrieverData) -> None:
     flags = held_out_rows(data.table, 0.2)
-    for query_id, flag in zip(data.table["query_id"], flags, strict=True):
-        digest = hashlib.blake2b(query_id.encode(), digest_size=8).hexdigest()
+    for query, flag in zip(data.table["only_query"], flags, strict=True):
+        digest = hashlib.blake2b(query.encode(), digest_size=8).hexdigest()
         assert flag == (int(digest, 16) < 0.2 * 2**64)
     assert 0.1 < flags.mean() < 0.3
     assert not (flags & ~held_out_rows(data.table, 0.3)).any()
-    backwards = datasets.Dataset.from_list([{"query_id": id_} for id_ in reversed(data.table["query_id"])])
+    backwards = datasets.Dataset.from_list([{"only_query": text} for text in reversed(data.table["only_query"])])
     assert held_out_rows(backwards, 0.2).tolist() == flags[::-1].tolist()
+
+
+def test_the_rows_of_a_query_go_together_though_each_has_an_id_of_its_own() -> None:
+    rows = [
+        {"query_id": f"{number}-{kind}", "query": f"query {number}{kind}", "only_instruction": kind}
+        for number in range(40)
+        for kind in ("", " about cost", " about rooms")
+    ]
+    by_query = held_out_rows(datasets.Dataset.from_list(rows), 0.5).reshape(40, 3)
+    assert (by_query.all(1) | ~by_query.any(1)).all()
+    assert 5 < by_query[:, 0].sum() < 35
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])

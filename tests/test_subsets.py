@@ -12,7 +12,7 @@ from ifir_lightning.errors import InputError
 
 TABLE = formats.open_table("synthetic:900")
 ROWS = formats.select_rows(TABLE, "all")
-TEXTS = np.array(formats.query_texts(TABLE, ROWS.tolist()))
+TEXTS = np.array(list(formats.query_texts(TABLE, ROWS)))
 
 
 def kept(fraction: float | None = None, limit: int | None = None, seed: int = 0) -> set[int]:
@@ -63,7 +63,7 @@ def test_no_instruction_of_a_query_is_refused() -> None:
 
 def test_the_query_is_read_from_where_it_stands() -> None:
     joined = TABLE.remove_columns("only_query")
-    assert formats.query_texts(joined, ROWS.tolist()) == TEXTS.tolist()
+    assert list(formats.query_texts(joined, ROWS)) == TEXTS.tolist()
 
 
 def test_training_data_hold_the_subset_and_say_so(caplog: pytest.LogCaptureFixture) -> None:

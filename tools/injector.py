@@ -15,7 +15,7 @@ from ifir_lightning.callbacks.observer import ValidationObserver
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.reranking import Encoded
 
-Fault = Literal["kill", "term", "usr1", "stop", "hang", "exception", "nan", "full disk"]
+Fault = Literal["kill", "term", "stop", "hang", "exception", "nan", "full disk"]
 Moment = Literal["start", "mid-epoch", "epoch end", "save", "validation"]
 STEPS: dict[Moment, int] = {"start": 3, "mid-epoch": 14, "epoch end": 12, "save": 15, "validation": 16}
 """The step of each moment, in a run that saves every 5 steps, validates every 8, and whose epochs have 12."""
@@ -89,7 +89,7 @@ class Injector(ValidationObserver):
         if self.fault == "hang":
             while True:
                 time.sleep(3600)
-        signals = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "usr1": signal.SIGUSR1, "stop": signal.SIGSTOP}
+        signals = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
         os.kill(os.getpid(), signals[self.fault])
 
     def _strike_once(self) -> bool:

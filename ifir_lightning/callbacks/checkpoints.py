@@ -56,17 +56,14 @@ class Checkpoints(Checkpoint):
     ) -> None:
         if trainer.global_step == self._step_before:  # gradients of the next step are being accumulated
             return
-        loop = trainer.fit_loop.epoch_loop
         self._due |= (
-            loop.batch_progress.is_last_batch
+            trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
             or trainer.should_stop
             or trainer.global_step == trainer.max_steps
             or (self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0)
             or trainer.global_step in self.keep_steps
         )
-        fetcher = trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        if self._due and not loop._should_check_val_fx(fetcher):  # a resumed run would skip that validation
+        if self._due and not validation_is_due(trainer):
             self.save_if_new(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -106,3 +103,10 @@ class Checkpoints(Checkpoint):
         self._score, self._due, self._saved = None, False, trainer.global_step
         if trainer.is_global_zero:
             manifests.prune(folder, self.keep_last, self.keep_steps)
+
+
+def validation_is_due(trainer: Trainer) -> bool:
+    """Whether Lightning will validate after this batch: a run that continues from here would skip that validation."""
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)

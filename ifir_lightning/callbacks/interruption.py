@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from ifir_lightning.callbacks.checkpoints import Checkpoints
+from ifir_lightning.callbacks.checkpoints import Checkpoints, validation_is_due
 from ifir_lightning.distributed import Agreement
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step > self._step_before and not _validation_is_due(trainer) and self._is_asked(trainer):
+        if trainer.global_step > self._step_before and not validation_is_due(trainer) and self._is_asked(trainer):
             for saver in _savers(trainer):
                 saver.save_if_new(trainer)
 
@@ -91,13 +91,6 @@ class Interruption(Callback):
 
 def _savers(trainer: Trainer) -> list[Checkpoints]:
     return [each for each in trainer.callbacks if isinstance(each, Checkpoints)]  # type: ignore[attr-defined]
-
-
-def _validation_is_due(trainer: Trainer) -> bool:
-    """Whether Lightning will validate after this batch; it is not repeated by a run that continues from here."""
-    fetcher = trainer.fit_loop._data_fetcher
-    assert fetcher is not None
-    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def _requeue() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ MOST_SKIPPED = 10
 class NonFinite(Callback):
     """Looks at the gradients of every optimizer step, of all ranks, before they change a weight.
 
+    That is one wait for the backward pass in a step: afterwards it would be too late.
+
     Where their norm is infinite or no number, ``<run folder>/non_finite/step-XXXXXXXX.json`` gets the rows of the
     table and the loss of every rank. Under ``16-mixed`` infinite gradients of a finite loss are left to Lightning's
     loss scaling, which lowers its factor.
@@ -36,11 +39,11 @@ class NonFinite(Callback):
     def __init__(self, action: Literal["stop", "skip"] = "stop") -> None:
         self.action = action
         self.skipped, self._in_a_row = 0, 0
-        self._rows: list[int] = []
-        self._losses: list[float | torch.Tensor] = []
+        self._rows: list[torch.Tensor] = []  # on the device, where nobody waits for them
+        self._losses: list[torch.Tensor] = []
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        self._rows += batch.rows_Q.tolist()
+        self._rows.append(batch.rows_Q)
 
     def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: torch.Tensor) -> None:
         self._losses.append(loss.detach() * trainer.accumulate_grad_batches)
@@ -52,12 +55,16 @@ class NonFinite(Callback):
         self._losses, self._rows = [], []
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = float(distributed.total_norm(gradients))  # the same on every rank
-        if torch.isfinite(torch.tensor(norm)):
+        if math.isfinite(norm):
             self._in_a_row = 0
             return
-        own = {"rank": distributed.rank(), "losses": [float(loss) for loss in losses], "rows": rows}
+        own: dict[str, Any] = {
+            "rank": distributed.rank(),
+            "losses": [float(loss) for loss in losses],
+            "rows": torch.cat(rows).tolist(),
+        }
         by_rank = distributed.gather_objects(own)
-        is_loss = not all(torch.tensor(each["losses"]).isfinite().all() for each in by_rank)
+        is_loss = not all(math.isfinite(loss) for each in by_rank for loss in each["losses"])
         if not is_loss and trainer.precision == "16-mixed":
             return
         self._report(trainer, "loss" if is_loss else "gradient", norm, by_rank)

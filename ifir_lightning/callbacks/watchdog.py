@@ -31,7 +31,8 @@ class Watchdog(Callback):
         limits = {"silent_seconds": silent_seconds, "hang_seconds": hang_seconds, "meet_seconds": meet_seconds}
         for name, value in limits.items():
             if not (0 < value < math.inf or (name == "hang_seconds" and value == 0)):
-                raise InputError(f"watchdog.{name} is {value}; allowed are seconds above 0: set it to 60, for one")
+                off = ", or 0 to switch the watch off" if name == "hang_seconds" else ""
+                raise InputError(f"watchdog.{name} is {value}; allowed are seconds above 0{off}: set it to 60, for one")
         self.silent_seconds, self.hang_seconds, self.meet_seconds = silent_seconds, hang_seconds, meet_seconds
         self.watch: RankWatch | None = None
         self._batches_done = 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ifir_lightning import durable
+from ifir_lightning.commands.places import output_file
 from ifir_lightning.comparison.page import comparison_page
 from ifir_lightning.comparison.report import build_report
 from ifir_lightning.comparison.run_folders import Which, read_run_folder
@@ -32,20 +33,12 @@ def compare(
     resolved = [folder.resolve() for folder in folders]
     if repeated := next((folder for folder in folders if resolved.count(folder.resolve()) > 1), None):
         raise InputError(f"{repeated} is named more than once; allowed is every run once: leave it out")
-    _check_output(output)
+    page = None if output is None else output_file(output, ".html", ".htm")
     report = build_report([read_run_folder(folder, validation) for folder in folders], validation, num_queries)
-    if output:
-        durable.write_text(Path(output), comparison_page(report))
-        sys.stderr.write(f"wrote {output}\n")
+    if page is not None:
+        durable.write_text(page, comparison_page(report))
+        sys.stderr.write(f"wrote {page}\n")
     if json:
         sys.stdout.write(dumps(report, indent=2, allow_nan=False) + "\n")
     else:
         print_report(report, Console())
-
-
-def _check_output(output: str | None) -> None:
-    if output and (Path(output).is_dir() or not Path(output).absolute().parent.is_dir()):
-        raise InputError(
-            f"--output {output} is a folder or lies in none that exists; allowed is a file in an existing folder, e.g. "
-            "report.html: choose another"
-        )

@@ -32,6 +32,8 @@ NUM_SYNTHETIC_ROWS = 20_000
 PASSAGE_COLUMNS = ("positive_passages", "negative_passages", "new_negatives")
 REQUIRED_COLUMNS = ("query_id", "only_instruction", "has_instruction", *PASSAGE_COLUMNS)
 JSONL_BLOCK_BYTES = 16 << 20  # no line may be longer
+_PART = 10_000
+"""Rows of which texts are read at a time."""
 JSONL_FEATURES = datasets.Features(
     {
         **dict.fromkeys(("query_id", "query", "only_query", "only_instruction"), datasets.Value("string")),
@@ -265,12 +267,15 @@ def query_ids(table: datasets.Dataset) -> Iterator[str]:
         yield from map(str, chunk.to_pylist())
 
 
-def query_texts(table: datasets.Dataset, rows: list[int]) -> list[str]:
-    """The query of each of the rows, without its instruction."""
+def query_texts(table: datasets.Dataset, rows: np.ndarray) -> Iterator[str]:
+    """The query of each of the rows, without its instruction; a part of the table is in memory at a time."""
     names = [name for name in ("only_query", "query", "only_instruction") if name in table.column_names]
-    columns = table.select_columns(names)[rows]
-    records = (dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True))
-    return [_query(record, record.get("only_instruction") or "") for record in records]
+    named = table.select_columns(names)
+    for begin in range(0, len(rows), _PART):
+        columns = named[rows[begin : begin + _PART].tolist()]
+        for values in zip(*columns.values(), strict=True):
+            record = dict(zip(names, values, strict=True))
+            yield _query(record, record.get("only_instruction") or "")
 
 
 def has_instruction(table: datasets.Dataset) -> np.ndarray:

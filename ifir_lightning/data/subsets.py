@@ -33,7 +33,7 @@ def subset(
         )
     if fraction is None and instructions_per_query is None:
         return rows
-    queries = formats.query_texts(table, rows.tolist())
+    queries = list(formats.query_texts(table, rows))
     kept = [index for index, query in enumerate(queries) if place(f"{seed}/{query}") < (fraction or 1)]
     if instructions_per_query is not None:
         kept = _limited(table, rows, queries, kept, instructions_per_query, seed)
