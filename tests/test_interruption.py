@@ -14,8 +14,10 @@ from small import Recorder, retriever, synthetic_data, trainer
 from ifir_lightning import distributed, manifests
 from ifir_lightning.callbacks.checkpoint_io import ManifestIO
 from ifir_lightning.callbacks.checkpoints import Checkpoints
-from ifir_lightning.callbacks.interruption import EXIT_STATUS, Interruption
+from ifir_lightning.callbacks.interruption import Interruption
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Signal(Callback):
@@ -52,37 +54,52 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints" / "step-00000006.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_in_a_step_costs_nothing(number: int, modernbert: Path, tmp_path: Path) -> None:
-    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1)]
+    handlers = [signal.getsignal(each) for each in SIGNALS]
     status, losses = fit(tmp_path / "whole", modernbert)
     assert status == 0
     first_status, first = fit(tmp_path / "run", modernbert, Signal(3, number))
-    assert (first_status, len(first)) == (EXIT_STATUS, 3) == (143, 3)
+    assert (first_status, len(first)) == (130 if number == signal.SIGINT else 143, 3)
     assert manifests.newest(tmp_path / "run" / "checkpoints").name == "step-00000003.ckpt"  # type: ignore[union-attr]
     second_status, second = fit(tmp_path / "run", modernbert)
     assert (second_status, first + second) == (0, losses)
     for name, weight in final_weights(tmp_path / "whole").items():
         assert torch.equal(weight, final_weights(tmp_path / "run")[name]), name
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "run" / "metrics.csv").read_text()
-    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1)] == handlers
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
 
 
 def test_a_validation_that_is_due_comes_first(modernbert: Path, tmp_path: Path) -> None:
     settings = {"limit_val_batches": 1, "val_check_interval": 1}
     status, losses = fit(tmp_path, modernbert, Signal(2), **settings)
-    assert (status, len(losses)) == (EXIT_STATUS, 2)
+    assert (status, len(losses)) == (143, 2)
     assert manifests.newest(tmp_path / "checkpoints").name == "step-00000002.ckpt"  # type: ignore[union-attr]
 
 
 def test_half_a_step_is_finished(modernbert: Path, tmp_path: Path) -> None:
     status, losses = fit(tmp_path, modernbert, Signal(2), accumulate_grad_batches=2)
-    assert (status, len(losses)) == (EXIT_STATUS, 4)
+    assert (status, len(losses)) == (143, 4)
     assert manifests.newest(tmp_path / "checkpoints").name == "step-00000002.ckpt"  # type: ignore[union-attr]
 
 
 def test_the_last_step_ends_the_run_as_it_would_have(modernbert: Path, tmp_path: Path) -> None:
     assert fit(tmp_path, modernbert, Signal(6))[0] == 0
+
+
+class TwiceInterrupted(Callback):
+    """Ctrl-C twice in one step."""
+
+    def on_before_backward(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_ctrl_c_waits_for_nothing(modernbert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    status, losses = fit(tmp_path, modernbert, TwiceInterrupted())
+    assert (status, len(losses)) == (1, 2)  # Lightning's status
+    assert capfd.readouterr().err.count("Ctrl-C: the run ends after this step, with a checkpoint; once more") == 1
 
 
 def interrupted(folder: Path, backbone: Path) -> tuple[int, list[float]]:
@@ -91,7 +108,7 @@ def interrupted(folder: Path, backbone: Path) -> tuple[int, list[float]]:
 
 def test_a_signal_to_one_rank_ends_both(modernbert: Path, tmp_path: Path) -> None:
     for status, losses in on_ranks(2, interrupted, tmp_path / "run", modernbert):
-        assert (status, len(losses)) == (EXIT_STATUS, 3)
+        assert (status, len(losses)) == (143, 3)
     _, rest = fit(tmp_path / "run", modernbert)
     _, whole = fit(tmp_path / "whole", modernbert)
     assert rest == pytest.approx(whole[3:], abs=1e-5)
@@ -109,9 +126,9 @@ def test_slurm_gets_its_job_back(
     if task:
         monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "30")
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
-    assert fit(tmp_path / "term", modernbert, Signal(2))[0] == EXIT_STATUS
+    assert fit(tmp_path / "term", modernbert, Signal(2))[0] == 143
     assert not asked.exists()  # whoever ends a job for good sends SIGTERM
-    assert fit(tmp_path / "usr1", modernbert, Signal(2, signal.SIGUSR1))[0] == EXIT_STATUS
+    assert fit(tmp_path / "usr1", modernbert, Signal(2, signal.SIGUSR1))[0] == 143
     assert asked.read_text() == f"requeue {job}\n"
 
 
@@ -120,6 +137,6 @@ def test_a_queue_that_refuses_is_said(
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "31")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert fit(tmp_path, modernbert, Signal(2, signal.SIGUSR1))[0] == EXIT_STATUS
+    assert fit(tmp_path, modernbert, Signal(2, signal.SIGUSR1))[0] == 143
     assert "scontrol requeue 31 failed (" in caplog.text
     assert "submit the job again, it continues" in caplog.text

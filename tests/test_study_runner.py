@@ -15,7 +15,7 @@ from ifir_lightning.errors import InputError
 from ifir_lightning.studies.answers import answer, as_csv
 from ifir_lightning.studies.page import study_page
 from ifir_lightning.studies.plan import Axis, Study, read_study, trials
-from ifir_lightning.studies.runner import paths, prepare, results, run
+from ifir_lightning.studies.runner import has_diverged, paths, prepare, results, run
 
 STAND_IN = """
 import json, os, pathlib, sys, yaml
@@ -221,3 +221,10 @@ def test_changes_are_paired_with_point_0_by_seed(study: Study) -> None:
     page = study_page(content, list(star.heads), list(star.axes))
     assert "One thing changed against kind with, top 1" in page
     assert page.count("<svg") == 4
+
+
+def test_a_run_that_left_a_step_out_and_finished_has_not_diverged(tmp_path: Path) -> None:
+    (tmp_path / "non_finite").mkdir()
+    (tmp_path / "non_finite" / "step-00000003.json").touch()
+    assert has_diverged(tmp_path, status=2)
+    assert not has_diverged(tmp_path, status=0)

@@ -14,21 +14,26 @@ from ifir_lightning.callbacks.checkpoints import Checkpoints, validation_is_due
 from ifir_lightning.distributed import Agreement
 
 _log = logging.getLogger(__name__)
-EXIT_STATUS = 128 + signal.SIGTERM
+EXIT_STATUS = {
+    signal.SIGINT: 128 + signal.SIGINT,
+    signal.SIGUSR1: 128 + signal.SIGTERM,
+    signal.SIGTERM: 128 + signal.SIGTERM,
+}
 """Of a run that a signal ended: not 0, so that torchrun and schedulers know that there is more to do."""
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_HEARD = b"\nCtrl-C: the run ends after this step, with a checkpoint; once more ends it at once\n"
 
 
 class Interruption(Callback):
-    """SIGTERM or SIGUSR1, to one rank or to all: every rank finishes its step, the checkpoint is written, all leave.
+    """SIGTERM, SIGUSR1 or Ctrl-C, to one rank or to all: every rank ends its step, a checkpoint is written, all leave.
 
-    The handler sets a flag and does nothing else; after each step the ranks tell each other theirs. A validation that
-    is due or under way is finished first. Under SLURM, SIGUSR1 (``#SBATCH --signal=USR1@120``) also puts the job back
-    into the queue. It replaces Lightning's handlers, which broadcast from inside a signal and end with status 0.
+    The handler only sets a flag; after each step the ranks tell each other theirs. A validation that is due or under
+    way is finished first; a second Ctrl-C waits for nothing. Under SLURM, SIGUSR1 (``#SBATCH --signal=USR1@120``) also
+    puts the job back into the queue. It replaces Lightning's handlers, which broadcast from inside a signal and end
+    with status 0.
     """
 
     def __init__(self) -> None:
-        self._received: int = 0
+        self._received, self._is_impatient = 0, False
         self._before: dict[int, Any] = {}
         self._step_before = 0
         self._leaves = 0
@@ -45,7 +50,7 @@ class Interruption(Callback):
         if self._leaves:  # the row of the last step is in the log by now
             if self._leaves == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ and trainer.is_global_zero:
                 _requeue()
-            raise SystemExit(EXIT_STATUS)
+            raise SystemExit(EXIT_STATUS[signal.Signals(self._leaves)])
         self._step_before = trainer.global_step
 
     def on_train_batch_end(
@@ -67,7 +72,7 @@ class Interruption(Callback):
         self._uninstall()
 
     def _install(self) -> None:
-        self._before = {each: signal.signal(each, self._receive) for each in _SIGNALS}
+        self._before = {each: signal.signal(each, self._receive) for each in EXIT_STATUS}
 
     def _uninstall(self) -> None:
         for each, handler in self._before.items():
@@ -75,7 +80,12 @@ class Interruption(Callback):
         self._before = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
+        if number == signal.SIGINT:
+            if self._is_impatient:
+                raise KeyboardInterrupt
+            self._is_impatient = True
+            os.write(2, _HEARD)  # a handler must not log: it may have interrupted a logger
+        self._received = max(self._received, number)
 
     def _is_asked(self, trainer: Trainer) -> bool:
         """Whether a signal has reached any rank; all ranks ask together, until one has."""

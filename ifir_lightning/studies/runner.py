@@ -187,7 +187,7 @@ def _fit(command: Sequence[str], recipe: Path) -> None:
 def _finish(folder: Path, ended: Running, listed: Sequence[Trial]) -> str:
     """Record how a trial ended; a line that says so."""
     files, status = paths(folder, ended.trial), ended.process.exitcode or 0
-    last, diverged = _last_line(files.log), has_diverged(files.run)
+    last, diverged = _last_line(files.log), has_diverged(files.run, status)
     if status == USER_ERROR and not diverged:  # a diverged run may end so too: its scores are refused
         ended.lock.close()
         raise InputError(f"trial {ended.trial.name} does not start ({last.removeprefix('error: ')}): see {files.log}")
@@ -211,9 +211,9 @@ def _finish(folder: Path, ended: Running, listed: Sequence[Trial]) -> str:
     return f"{done}/{len(listed)} {ended.trial.name}: {result['status']}, {score} ({result['seconds']:.0f} s)"
 
 
-def has_diverged(run: Path) -> bool:
-    """Whether a step was not finite (``callbacks.non_finite``), or ``metrics.csv`` holds such a training loss."""
-    if any(run.glob("non_finite/*.json")):
+def has_diverged(run: Path, status: int) -> bool:
+    """Whether a step that was not finite ended it (``callbacks.non_finite``), or ``metrics.csv`` holds such a loss."""
+    if status and any(run.glob("non_finite/*.json")):
         return True
     with suppress(OSError), open(run / "metrics.csv", encoding="utf-8", newline="") as file:
         losses = [row.get("train/loss") for row in csv.DictReader(file)]
