@@ -70,9 +70,20 @@ def test_a_signal_in_a_step_costs_nothing(number: int, modernbert: Path, tmp_pat
     assert [signal.getsignal(each) for each in SIGNALS] == handlers
 
 
-def test_a_validation_that_is_due_comes_first(modernbert: Path, tmp_path: Path) -> None:
+def test_a_validation_that_is_due_comes_first(
+    modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written before it, a run that continues would skip it."""
+    written, save = [], Checkpoints.save
+
+    def record(saver: Checkpoints, trainer: Any) -> None:
+        written.append((trainer.global_step, trainer.validating))
+        save(saver, trainer)
+
+    monkeypatch.setattr(Checkpoints, "save", record)
     settings = {"limit_val_batches": 1, "val_check_interval": 1}
     status, losses = fit(tmp_path, modernbert, Signal(2), **settings)
+    assert written == [(1, True), (2, True)]
     assert (status, len(losses)) == (143, 2)
     assert manifests.newest(tmp_path / "checkpoints").name == "step-00000002.ckpt"  # type: ignore[union-attr]
 
