@@ -53,7 +53,7 @@ def test_of_a_gpu_and_of_python_too(error: Exception, modernbert: Path, tmp_path
         fit(tmp_path, modernbert, Hungry(error), chunk=2048)
 
 
-def test_half_of_what_was_tried(modernbert: Path, tmp_path: Path) -> None:
+def test_half_of_what_was_tried() -> None:
     assert memory._remedy(40_000).endswith("max_tokens_per_chunk to 16384")
     assert memory._remedy(32_768).endswith("max_tokens_per_chunk to 16384")
 
