@@ -6,6 +6,7 @@ nothing is scaled here, and the mean over ranks is the one that DDP takes of par
 """
 
 import os
+import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -144,13 +146,19 @@ class Agreement:
 
 
 def check_in(seconds: float) -> None:
-    """Return once every rank has come here.
+    """Return once every rank has come here; before any collective, which would not say who is missing.
 
     Raises:
-        RuntimeError: Some rank did not within so many seconds; on rank 0 the message lists which.
+        TimeoutError: Some ranks did not within so many seconds; it lists them.
     """
-    limit = timedelta(seconds=seconds)
-    dist.monitored_barrier(dist.new_group(timeout=limit, backend="gloo"), limit, wait_all_ranks=True)
+    store, deadline = _get_default_store(), time.monotonic() + seconds
+    here = [f"ifir_lightning/here/{number}" for number in range(world_size())]
+    store.set(here[rank()], "")
+    while not store.check(here):
+        if time.monotonic() > deadline:
+            missing = [number for number, key in enumerate(here) if not store.check([key])]
+            raise TimeoutError(f"missing: rank {', '.join(map(str, missing))}")
+        time.sleep(0.2)
 
 
 def open_store(seconds: float) -> Store:

@@ -1,5 +1,6 @@
 """Ranks that are about to do different things are stopped, and the one that differs is named."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,20 @@ def test_a_single_process_agrees_with_itself(tmp_path: Path) -> None:
 def latecomer() -> str:
     if distributed.rank() == 1:
         return ""
-    with pytest.raises(RuntimeError) as raised:
-        distributed.check_in(2)
+    with pytest.raises(TimeoutError) as raised:
+        distributed.check_in(1)
     return str(raised.value)
 
 
-def test_a_rank_that_does_not_come_is_waited_for_so_long_and_no_longer() -> None:
-    told, _ = on_ranks(2, latecomer)
-    assert told
+def test_a_rank_that_does_not_come_is_named() -> None:
+    assert on_ranks(3, latecomer) == ["missing: rank 1", "", "missing: rank 1"]
+
+
+def test_ranks_that_come_at_different_times_meet() -> None:
+    assert on_ranks(2, late) == [True, True]
+
+
+def late() -> bool:
+    time.sleep(distributed.rank())
+    distributed.check_in(20)
+    return True

@@ -45,10 +45,10 @@ class Watchdog(Callback):
         if distributed.world_size() > 1:
             try:
                 distributed.check_in(self.meet_seconds)
-            except RuntimeError as error:
+            except TimeoutError as error:
                 raise InputError(
                     f"not all {distributed.world_size()} ranks came within watchdog.meet_seconds {self.meet_seconds:g} "
-                    f"({reason(error)}); allowed is a start of all of them: see the log of the rank that is missing"
+                    f"({reason(error)}); allowed is a start of all of them: see the log of those, or raise it"
                 ) from error
             store = distributed.open_store(self.silent_seconds)
         on_cpu = trainer.strategy.root_device.type == "cpu"
