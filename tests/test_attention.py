@@ -36,8 +36,8 @@ def attend(
     kernel: Kernel, qkv: list[Tensor], lengths: list[int], window: int | None, attend_T: Tensor | None = None
 ) -> Tensor:
     layout = make_layout(torch.tensor(lengths), kernel, qkv[0].device, attend_T)
-    qkv_T3HW = torch.stack([tensor.transpose(0, 1) for tensor in qkv], dim=1)
-    return packed_attention(qkv_T3HW, layout, scale=0.3, window=window)
+    query_THW, key_THW, value_THW = (tensor.transpose(0, 1) for tensor in qkv)
+    return packed_attention((query_THW, key_THW, value_THW), layout, scale=0.3, window=window)
 
 
 @pytest.mark.parametrize("window", [None, 1, 4, 20])
@@ -96,7 +96,8 @@ def test_gpu_kernels_equal_sdpa(kernel: Kernel, window: int | None) -> None:
         (output * base[3].transpose(0, 1)).sum().backward()
         results.append([output, *(tensor.grad for tensor in qkv)])
     for expected, found in zip(*results, strict=True):
-        torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
+        assert (found.float() - expected).norm() < 1e-2 * expected.norm()
+        torch.testing.assert_close(found.float(), expected, atol=5e-2, rtol=2e-2)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 compiler cannot look into, as flash-attn and varlen are."""
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from ifir_lightning.errors import InputError
 from ifir_lightning.models import attention
-from ifir_lightning.models.attention import Layout
+from ifir_lightning.models.attention import Heads, Layout
 from ifir_lightning.models.backbone import Backbone
 from ifir_lightning.models.lora import LoraSettings
 
@@ -65,9 +65,9 @@ opaque_attention.register_autograd(
 )
 
 
-def opaque_kernel(qkv_T3HW: Tensor, layout: Layout, scale: float, dropout: float, window: int | None) -> Tensor:
+def opaque_kernel(qkv_THW: Heads, layout: Layout, scale: float, dropout: float, window: int | None) -> Tensor:
     assert layout.max_length > 0
-    return opaque_attention(qkv_T3HW, layout.cumulative, scale, window or 0)
+    return opaque_attention(torch.stack(qkv_THW, dim=1), layout.cumulative, scale, window or 0)
 
 
 def result(backbone: Backbone, lengths: list[int]) -> list[Tensor]:
@@ -103,6 +103,30 @@ def test_compiled_layers_equal_plain_ones_and_are_compiled_once(
         seen.append(counter.frame_count)
     assert seen[0] > 0
     assert seen[1:] == seen[:1] * 3, "other lengths compiled something"
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch asks itself
+def test_training_validation_and_another_precision_may_take_turns(
+    modernbert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each makes graphs of its own, more in all than torch allows a function by default."""
+    monkeypatch.setitem(attention._KERNELS, "varlen", opaque_kernel)
+    backbone = load_backbone(modernbert, compile=True)
+    backbone.kernel = "varlen"
+    counter = CompileCounterWithBackend("eager")
+    monkeypatch.setattr("ifir_lightning.models.backbone.COMPILER", counter)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    torch._dynamo.reset()
+    backbone._compile()
+    modes = [torch.enable_grad(), torch.no_grad(), torch.inference_mode()]
+    found = []
+    for training, mode, half in product((True, False), modes, (False, True)):
+        with mode, torch.autocast("cpu", torch.bfloat16, enabled=half):
+            found.append(backbone.train(training)(random_tokens([5, 9, 3])).values_TD.float())
+    assert counter.frame_count > 8
+    for each in found:
+        torch.testing.assert_close(each, found[0], atol=0.1, rtol=0)
     torch._dynamo.reset()
 
 

@@ -9,6 +9,8 @@ from small import HEADS, Head, Recorder, retriever, synthetic_data, trainer, wri
 
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.models.attention import Attention
+from ifir_lightning.models.scoring import MaxSim
+from ifir_lightning.records import Embeddings
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,6 +36,7 @@ def test_fit_and_validate(head: Head, precision: str, modernbert: Path, tmp_path
     assert gpu.callback_metrics["followir/p_mrr"].isfinite()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch asks itself
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
 @pytest.mark.parametrize("attention", ["varlen", "flash_attention_2", "sdpa"])
 def test_a_training_step_with_every_attention(
@@ -59,3 +62,17 @@ def test_a_training_step_with_every_attention(
     (found, gradient), (expected, exact) = steps
     assert found == pytest.approx(expected, rel=0.05)
     assert torch.cosine_similarity(gradient, exact, dim=0) > 0.98
+
+
+def test_under_autocast_maxsim_is_that_of_the_rounded_embeddings() -> None:
+    """Exactly: bfloat16 products are added in float32. Without autocast nothing is rounded."""
+    rows_ND = torch.randn(30, 16, generator=torch.Generator().manual_seed(0))
+    texts = Embeddings(torch.tensor([4, 6, 12, 8]), rows_ND)
+    rounded = Embeddings(texts.lengths_B, rows_ND.bfloat16().float())
+    expected, exact = (MaxSim()(*each.split(2, 2)) for each in (rounded, texts))
+    on_gpu = Embeddings(texts.lengths_B, rows_ND.cuda()).split(2, 2)
+    with torch.autocast("cuda", torch.bfloat16):
+        found = MaxSim()(*on_gpu).cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)
+    assert (found - exact).abs().max() > 1e-3
+    torch.testing.assert_close(MaxSim()(*on_gpu).cpu(), exact, rtol=1e-6, atol=1e-5)

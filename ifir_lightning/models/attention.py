@@ -16,6 +16,8 @@ from ifir_lightning.errors import InputError
 
 Attention = Literal["auto", "flash_attention_2", "varlen", "sdpa"]
 Kernel = Literal["flash_attention_2", "varlen", "sdpa"]
+Heads = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values, [T, H, W] each."""
 
 
 @dataclass(frozen=True)
@@ -52,26 +54,27 @@ def make_layout(lengths_B: Tensor, kernel: Kernel, device: torch.device, attend_
 
 
 def packed_attention(
-    qkv_T3HW: Tensor, layout: Layout, scale: float, dropout: float = 0.0, window: int | None = None
+    qkv_THW: Heads, layout: Layout, scale: float, dropout: float = 0.0, window: int | None = None
 ) -> Tensor:
     """heads_THW: attention within each text.
 
     Args:
-        qkv_T3HW: Queries, keys and values of H heads of width W.
+        qkv_THW: Queries, keys and values of H heads of width W.
         layout: Where each text begins and ends.
         scale: Multiplies the products of queries and keys.
         dropout: Of attention weights.
         window: Token i sees token j where |i - j| < window; None for all tokens of the text.
     """
-    return _KERNELS[layout.kernel](qkv_T3HW, layout, scale, dropout, window)
+    return _KERNELS[layout.kernel](qkv_THW, layout, scale, dropout, window)
 
 
-def _sdpa(qkv_T3HW: Tensor, layout: Layout, scale: float, dropout: float, window: int | None) -> Tensor:
+def _sdpa(qkv_THW: Heads, layout: Layout, scale: float, dropout: float, window: int | None) -> Tensor:
     sizes = [count * length for count, length in layout.groups]
     seen = [None] * len(sizes) if layout.attend_T is None else layout.attend_T.split(sizes)
+    parts = zip(*(each_THW.split(sizes) for each_THW in qkv_THW), strict=True)
     outputs = []
-    for (count, length), attend_T, part in zip(layout.groups, seen, qkv_T3HW.split(sizes), strict=True):
-        query, key, value = part.unflatten(0, (count, length)).permute(2, 0, 3, 1, 4).unbind()
+    for (count, length), attend_T, part in zip(layout.groups, seen, parts, strict=True):
+        query, key, value = (each_THW.unflatten(0, (count, length)).transpose(1, 2) for each_THW in part)
         mask = None
         if window is not None and length > window:
             assert layout.distance is not None
@@ -84,21 +87,21 @@ def _sdpa(qkv_T3HW: Tensor, layout: Layout, scale: float, dropout: float, window
     return torch.cat(outputs)
 
 
-def _varlen(qkv_T3HW: Tensor, layout: Layout, scale: float, dropout: float, window: int | None) -> Tensor:
+def _varlen(qkv_THW: Heads, layout: Layout, scale: float, dropout: float, window: int | None) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    query, key, value = qkv_T3HW.unbind(1)
     ends, longest = layout.cumulative, layout.max_length
-    attended = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scale, window_size=_reach(window))
+    attended = varlen_attn(*qkv_THW, ends, ends, longest, longest, scale=scale, window_size=_reach(window))
     assert isinstance(attended, Tensor)
     return attended
 
 
-def _flash(qkv_T3HW: Tensor, layout: Layout, scale: float, dropout: float, window: int | None) -> Tensor:
-    from flash_attn import flash_attn_varlen_qkvpacked_func
+def _flash(qkv_THW: Heads, layout: Layout, scale: float, dropout: float, window: int | None) -> Tensor:
+    from flash_attn import flash_attn_varlen_func
 
-    return flash_attn_varlen_qkvpacked_func(
-        qkv_T3HW, layout.cumulative, layout.max_length, dropout, softmax_scale=scale, window_size=_reach(window)
+    ends, longest = layout.cumulative, layout.max_length
+    return flash_attn_varlen_func(
+        *qkv_THW, ends, ends, longest, longest, dropout, softmax_scale=scale, window_size=_reach(window)
     )
 
 

@@ -145,6 +145,8 @@ class Backbone(nn.Module):
                 f"{'packed' if self.packed else 'padded'}; allowed is it with a packed model and flash_attention_2 or "
                 "varlen attention, on a GPU in bfloat16: set model.backbone.compile to false"
             )
+        # A layer is compiled anew for local and global attention, for gradients and for none, for each precision.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         layers: Any = self.model.layers
         for layer in layers:
             layer.compile(dynamic=True, fullgraph=True, backend=COMPILER)

@@ -1,8 +1,8 @@
 """Embeddings of queries and passages -> scores, always in float32."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -117,20 +117,25 @@ def _dot_pairs(queries_QD: Tensor, passages_PD: Tensor, index_K2: Tensor) -> Ten
 
 
 def _maxsim(queries: Embeddings, passages: Embeddings, weights_N: Tensor | None, reduction: Reduction) -> Tensor:
-    best = _fused_kernel() if queries.values_ND.is_cuda else best_similarity
-    with torch.autocast(queries.values_ND.device.type, enabled=False):
-        best_NP = best(queries.values_ND, passages)
+    best_NP = _best_similarity(queries.values_ND, passages)
     if weights_N is not None:
         best_NP = best_NP * weights_N[:, None]
     lengths_Q = queries.lengths_B.to(best_NP.device)
     return torch.segment_reduce(best_NP, reduction, lengths=lengths_Q, axis=0)
 
 
-def _fused_kernel() -> Callable[[Tensor, Embeddings], Tensor]:
-    """Imported where there is a GPU only: Triton comes with torch's CUDA builds."""
-    from ifir_lightning.models.triton_maxsim import fused_best_similarity
+def _best_similarity(queries_ND: Tensor, passages: Embeddings) -> Tensor:
+    """best_NP, float32; on a GPU of embeddings in autocast's dtype, whose products are exact in float32."""
+    if not queries_ND.is_cuda:
+        with torch.autocast(queries_ND.device.type, enabled=False):
+            return best_similarity(queries_ND, passages)
+    from ifir_lightning.models.triton_maxsim import fused_best_similarity  # Triton comes with torch's CUDA builds
 
-    return fused_best_similarity
+    if torch.is_autocast_enabled("cuda"):
+        dtype = torch.get_autocast_dtype("cuda")
+        queries_ND, passages = queries_ND.to(dtype), replace(passages, values_ND=passages.values_ND.to(dtype))
+    with torch.autocast("cuda", enabled=False):
+        return fused_best_similarity(queries_ND, passages)
 
 
 def _maxsim_pairs(
