@@ -38,8 +38,8 @@ from ifir_lightning.models.attention import Attention
 
 ROOT = Path(__file__).parents[1]
 TESTS = ["test_gpu.py", "test_attention.py", "test_triton_maxsim.py", "test_backbone.py", "test_chunks.py"]
-PEER_BATCHES = (128, 32)
-"""Queries of a step, with 8 passages each, the largest that fits is measured."""
+PEER_BATCHES = (32, 128)
+"""Queries of a step, with 8 passages each."""
 
 
 @dataclass

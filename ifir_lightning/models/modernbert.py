@@ -48,38 +48,38 @@ class PackedLayer(nn.Module):
     def forward(self, hidden_TD: Tensor, rotation: Rotation, layout: Layout) -> Tensor:
         """Attention within each text, then the gated MLP, each added to what came in."""
         hidden_TD = hidden_TD + self._attend(self.attn_norm(hidden_TD), rotation, layout)
-        first_TI, second_TI = self._widen(self.mlp_norm(hidden_TD))
+        first_TI, second_TI = _parts(self.mlp.Wi, self.mlp_norm(hidden_TD), 2)
         return hidden_TD + self.mlp.Wo(self.mlp.drop(self.mlp.act(first_TI) * second_TI))
-
-    def _widen(self, hidden_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """The MLP's two inputs. Compiled, by a product each: to lay two gradients side by side takes longer."""
-        linear = self.mlp.Wi
-        if torch.compiler.is_compiling() and type(linear) is nn.Linear and linear.bias is None:
-            first_ID, second_ID = linear.weight.chunk(2)
-            return F.linear(hidden_TD, first_ID), F.linear(hidden_TD, second_ID)
-        first_TI, second_TI = linear(hidden_TD).chunk(2, dim=-1)
-        return first_TI, second_TI
 
     def _attend(self, hidden_TD: Tensor, rotation: Rotation, layout: Layout) -> Tensor:
         attn = self.attn
-        qkv_THW = rotate(attn.Wqkv(hidden_TD).unflatten(-1, (3, -1, attn.head_dim)), *rotation)
         dropout = attn.attention_dropout if self.training else 0.0
-        heads_THW = packed_attention(qkv_THW, layout, attn.head_dim**-0.5, dropout, attn.sliding_window)
+        scale = attn.head_dim**-0.5
+        qkv_THW = rotate(attn.Wqkv, hidden_TD, attn.head_dim, *rotation)
+        heads_THW = packed_attention(qkv_THW, layout, scale, dropout, attn.sliding_window)
         return attn.out_drop(attn.Wo(heads_THW.flatten(1)))
 
 
-def rotate(qkv_T3HW: Tensor, cos: Tensor, sin: Tensor) -> Heads:
-    """Rotary positions: queries and keys turned by their token's angles, values as they are (Su et al. 2021)."""
+def rotate(linear: nn.Module, hidden_TD: Tensor, width: int, cos: Tensor, sin: Tensor) -> Heads:
+    """Queries, keys and values; queries and keys turned by their token's angles (Su et al. 2021)."""
     if not torch.compiler.is_compiling():
+        qkv_T3HW = linear(hidden_TD).unflatten(-1, (3, -1, width))
         query_THW, key_THW, value_THW = _Rotate.apply(qkv_T3HW, cos, sin).unbind(1)
         return query_THW, key_THW, value_THW
-    query_THW, key_THW, value_THW = qkv_T3HW.unbind(1)
+    query_THW, key_THW, value_THW = (part.unflatten(-1, (-1, width)) for part in _parts(linear, hidden_TD, 3))
     angles = (cos[:, 0], sin[:, 0])
     return _turned_half_by_half(query_THW, *angles), _turned_half_by_half(key_THW, *angles), value_THW
 
 
+def _parts(linear: nn.Module, hidden_TD: Tensor, number: int) -> tuple[Tensor, ...]:
+    """The product in equal parts. Compiled, by a product each: to lay their gradients side by side takes longer."""
+    if torch.compiler.is_compiling() and type(linear) is nn.Linear and linear.bias is None:
+        return tuple(F.linear(hidden_TD, weight) for weight in linear.weight.chunk(number))
+    return linear(hidden_TD).chunk(number, dim=-1)
+
+
 def _turned_half_by_half(heads_THW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """As ``_turned``, in terms that a compiler makes one pass of, backward too: no parts laid side by side."""
+    """As ``_turned``, in terms that a compiler makes one pass of, backward too."""
     heads_TH2V = heads_THW.unflatten(-1, (2, -1))
     sign_21 = torch.arange(-1, 2, 2, device=heads_THW.device)[:, None]
     turned_TH2V = heads_TH2V * cos[:, :, None] + heads_TH2V.flip(-2) * (sign_21 * sin[:, :, None])

@@ -125,7 +125,7 @@ def scoring_seconds(model: Retriever, loss: InfoNCE, batch: Batch) -> float:
     return statistics.median(seconds(score) for _ in range(WARM_UP + STEPS))
 
 
-def largest_batch(tokenizer: Path, limit_seconds: float = 60) -> Figures:
+def largest_batch(tokenizer: Path, limit_seconds: float = 30) -> Figures:
     """Queries with 16 passages each, doubled until memory or patience ends."""
     model, loss = build(tokenizer, max_tokens_per_chunk=CHUNK_TOKENS), InfoNCE(0.02).cuda()
     fitted: Figures = {"queries": 0, "group_size": 16, "chunk_tokens": CHUNK_TOKENS}
