@@ -79,10 +79,11 @@ def result(backbone: Backbone, lengths: list[int]) -> list[Tensor]:
     return [values_TD.detach(), *(p.grad.clone() for p in backbone.parameters() if p.grad is not None)]
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch asks itself
+@pytest.mark.filterwarnings("default")  # torch's compiler warns of torch
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)], ids=["weights", "lora"])
 def test_compiled_layers_equal_plain_ones_and_are_compiled_once(
-    lora: LoraSettings | None, modernbert: Path, monkeypatch: pytest.MonkeyPatch
+    lora: LoraSettings | None, compiler: str, modernbert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if lora is not None:
         pytest.importorskip("peft", reason="peft is not installed (extra: lora)")
@@ -92,7 +93,7 @@ def test_compiled_layers_equal_plain_ones_and_are_compiled_once(
     compiled.adapt()
     compiled.load_state_dict(plain.state_dict())
     plain.kernel = compiled.kernel = "varlen"
-    counter = CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend(compiler)
     monkeypatch.setattr("ifir_lightning.models.backbone.COMPILER", counter)
     torch._dynamo.reset()
     compiled._compile()

@@ -36,7 +36,7 @@ def test_fit_and_validate(head: Head, precision: str, modernbert: Path, tmp_path
     assert gpu.callback_metrics["followir/p_mrr"].isfinite()
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch asks itself
+@pytest.mark.filterwarnings("default")  # torch's compiler warns of torch
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
 @pytest.mark.parametrize("attention", ["varlen", "flash_attention_2", "sdpa"])
 def test_a_training_step_with_every_attention(

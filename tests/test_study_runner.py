@@ -8,10 +8,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from studies import write_study
 
 from ifir_lightning.errors import InputError
+from ifir_lightning.studies import runner
 from ifir_lightning.studies.answers import answer, as_csv
 from ifir_lightning.studies.page import study_page
 from ifir_lightning.studies.plan import Axis, Study, read_study, trials
@@ -31,6 +33,7 @@ if {fault}:
 benchmark = dict.fromkeys(("p_mrr", "score_a", "score_b", "score_c"), 1000 * rate + seed)
 record = {{"step": 20, "benchmark": benchmark, "tasks": [{{"task": "t", "p_mrr": 1.0}}]}}
 (run / "followir/step-00000020/metrics.json").write_text(json.dumps(record))
+(run / "threads").write_text(str(sys.modules["torch"].get_num_threads()))
 """
 
 
@@ -50,6 +53,20 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 def starts(folder: Path, study: Study) -> list[int]:
     files = [paths(folder, trial).run / "starts" for trial in trials(study)]
     return [len(file.read_text()) if file.exists() else 0 for file in files]
+
+
+@pytest.mark.parametrize(("jobs", "asked", "threads"), [(2, None, 3), (4, None, 1), (8, None, 1), (2, "5", None)])
+def test_trials_share_the_cores(
+    jobs: int, asked: str | None, threads: int | None, tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 6; where the user says how many threads, nothing is changed."""
+    monkeypatch.setattr(runner, "_num_cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    listed = run(study, tmp_path / "out", jobs=jobs, command=stand_in(tmp_path))
+    found = {(paths(tmp_path / "out", trial).run / "threads").read_text() for trial in listed}
+    assert found == {str(threads or torch.get_num_threads())}
 
 
 def test_every_trial_runs_once_and_a_second_start_runs_none(tmp_path: Path, study: Study) -> None:

@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 import yaml
 
 from ifir_lightning import durable
@@ -123,7 +124,7 @@ def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT)
             for each in [each for each in running if each.process.exitcode is not None]:
                 running.remove(each)
                 _log.info(_finish(folder, each, listed))
-            waiting = _free(folder, listed, command, running)
+            waiting = _free(folder, listed, partial(_start, command, max(1, _num_cores() // jobs)), running)
             while len(running) < jobs and (started := next(waiting, None)) is not None:
                 running.append(started)
             if not running:
@@ -138,7 +139,10 @@ def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT)
 
 
 def _free(
-    folder: Path, listed: Sequence[Trial], command: Sequence[str], running: Sequence[Running]
+    folder: Path,
+    listed: Sequence[Trial],
+    start: Callable[[Paths, Sequence[IO[str]]], ForkProcess],
+    running: Sequence[Running],
 ) -> Iterator[Running]:
     """Starts trials that nobody has begun or whose process is gone."""
     for trial in listed:
@@ -154,19 +158,30 @@ def _free(
         if files.result.exists():  # it was finished between the look and the lock
             lock.close()
             continue
-        yield Running(trial, _start(files, command, [each.lock for each in running]), lock, time.monotonic())
+        yield Running(trial, start(files, [each.lock for each in running]), lock, time.monotonic())
 
 
-def _start(files: Paths, command: Sequence[str], locks: Sequence[IO[str]]) -> ForkProcess:
-    process = multiprocessing.get_context("fork").Process(target=_train, args=(files, command, locks))
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _start(command: Sequence[str], num_threads: int, files: Paths, locks: Sequence[IO[str]]) -> ForkProcess:
+    arguments = (command, num_threads, files, locks)
+    process = multiprocessing.get_context("fork").Process(target=_train, args=arguments)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
         process.start()
     return process
 
 
-def _train(files: Paths, command: Sequence[str], locks: Iterable[IO[str]]) -> None:
-    """In the trial's process, which keeps its own lock until it ends: as ``python -m`` the command and the recipe."""
+def _train(command: Sequence[str], num_threads: int, files: Paths, locks: Iterable[IO[str]]) -> None:
+    """In the trial's process, which keeps its own lock until it ends: as ``python -m`` the command and the recipe.
+
+    Trials share the processor: threads that wait for a core which another trial has slow both down many times over.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(num_threads)
     for lock in locks:  # of the trials beside it
         lock.close()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
