@@ -49,11 +49,11 @@ def study(*files: str, output: str | None = None, jobs: int = 1, slurm: bool = F
         if slurm:
             _submit(file, planned, folder, jobs)
             continue
-        listed = prepare(planned, folder)
+        prepare(planned, folder)
         try:
             run(planned, folder, jobs)
         finally:  # interrupted or not, it says what has ended
-            _report(planned, folder, listed)
+            _report(planned, folder, prepare(planned, folder))
 
 
 def _report(planned: Study, folder: Path, listed: list[Trial]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ifir_lightning.studies import analysis
 from ifir_lightning.studies.plan import Study, Trial
+from ifir_lightning.studies.search import num_trials
 
 METRICS = {"p_mrr": "p-MRR", "score_b": "Score B"}
 Result = Mapping[str, Any]
@@ -23,19 +24,27 @@ def answer(study: Study, listed: Sequence[Trial], results: Sequence[Result]) -> 
         "kind": study.kind,
         "budget_queries": study.budget,
         "seeds": list(study.seeds),
-        "trials": {"planned": len(listed), "ended": len(results)}
+        "trials": {"planned": len(listed) if study.search == "random" else num_trials(study), "ended": len(results)}
         | {status: sum(r["status"] == status for r in results) for status in ("finished", "failed", "diverged")},
         "seconds": sum(result["seconds"] for result in results),
         "points": points(study, finished),
-        "differences": differences(study, finished),
+        "differences": differences(study, finished) if study.search == "random" else [],
         "changes": [] if study.cross else changes(study, finished),
         "results": list(results),
     }
     if study.kind == "sensitivity":
         content["sensitivity"] = {head: _sensitivity(study, head, results) for head in study.heads}
+    if study.kind == "search":
+        content["best"] = [best for head in study.heads if (best := _best(content["points"], head)) is not None]
     if study.kind == "data-demand":
         content["data_demand"] = _demand(study, content["points"], finished)
     return content
+
+
+def _best(found: Sequence[dict[str, Any]], head: str) -> dict[str, Any] | None:
+    """The point of the highest mean p-MRR. Being chosen for it, its own mean is too high an estimate."""
+    own = [point for point in found if point["head"] == head]
+    return max(own, key=lambda point: point["p_mrr"]["mean"], default=None)
 
 
 def points(study: Study, finished: Sequence[Result]) -> list[dict[str, Any]]:

@@ -9,6 +9,11 @@ from ifir_lightning.page import figure, note, page, table
 from ifir_lightning.studies.answers import METRICS
 from ifir_lightning.studies.pictures import draw_best_of, draw_points
 
+_CHOSEN = (
+    "Highest mean p-MRR over seeds. It was chosen for its height, so a new training there would score less on average; "
+    "every head had as many points to choose from."
+)
+
 
 def study_page(content: Mapping[str, Any], heads: Sequence[str], axes: Sequence[str]) -> str:
     """HTML of everything in ``answers.answer``."""
@@ -18,6 +23,12 @@ def study_page(content: Mapping[str, Any], heads: Sequence[str], axes: Sequence[
     parts += _pictures(content, heads, axes)
     if "sensitivity" in content:
         parts += ["<h2>Sensitivity</h2>", *_sensitivity(content["sensitivity"])]
+    if content.get("best"):
+        parts += [
+            "<h2>The best point of each head</h2>",
+            note(_CHOSEN),
+            _points(content["best"], lambda each: each["head"]),
+        ]
     if content.get("data_demand"):
         parts += ["<h2>Data demand</h2>", *_demand(content["data_demand"])]
     if content["changes"]:

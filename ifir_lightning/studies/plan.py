@@ -18,7 +18,8 @@ import yaml
 
 from ifir_lightning.errors import InputError, reason
 
-Kind = Literal["sensitivity", "data-demand", "negatives", "distillation", "training-length"]
+Kind = Literal["sensitivity", "data-demand", "negatives", "distillation", "training-length", "search"]
+Search = Literal["random", "tpe"]
 Value = Any
 Settings = Mapping[str, Value]
 """Dotted configuration key -> value; ``{times: x}`` multiplies what stands there."""
@@ -90,6 +91,8 @@ class Study:
         budget: Training queries of every trial; with the batch it gives ``trainer.max_steps``.
         seeds: Every point is run with each of them.
         points: Number of points drawn at random; by default all choices.
+        search: Where points come from: all ``random``, or later ones suggested by what the head's earlier ones scored
+            (``tpe``, Optuna's tree-structured Parzen estimator).
         cross: Without ``points``, every combination of choices; if false, one axis at a time, with the others at their
             first choice: point 0 has the first choice of every axis, and the others are compared with it.
         settings: Settings of every trial.
@@ -105,6 +108,7 @@ class Study:
     budget: int
     seeds: tuple[int, ...] = (0, 1, 2)
     points: int | None = None
+    search: Search = "random"
     cross: bool = True
     settings: Settings = field(default_factory=dict)
     decay_share: float | None = None
@@ -178,6 +182,12 @@ def _check(file: Path, study: Study) -> None:
         ),
         (study.points is not None and study.points < 1, f"points {study.points}; allowed is 1 or more"),
         (study.points is not None and not study.cross, "points and cross: false; allowed is one of the two"),
+        (study.search not in get_args(Search), f"search {study.search!r}; allowed are {', '.join(get_args(Search))}"),
+        (
+            study.search == "tpe" and (study.points is None or study.kind != "search" or study.decay_share is not None),
+            "search tpe; allowed is it with points, kind search (other reports take points for independent) and no "
+            "decay_share",
+        ),
     ]
     for name, head in study.heads.items():
         named = re.fullmatch(r"[\w.-]+", str(name)) is not None  # it becomes the name of a folder
@@ -220,7 +230,7 @@ def trials(study: Study) -> list[Trial]:
         for number, point in enumerate(points)
         for seed in study.seeds
         for head in study.heads
-        if (trial := _trial(study, head, number, seed, point)) is not None
+        if (trial := make_trial(study, head, number, seed, point)) is not None
     ]
 
 
@@ -236,9 +246,13 @@ def _points(study: Study) -> Iterator[dict[str, Value]]:
             for values in itertools.product(*(axis.choices or () for axis in study.axes.values()))
         )
         return
-    for number in range(study.points):
-        shares = np.random.Generator(np.random.Philox(key=number)).random(len(study.axes))
-        yield {name: axis.at(share) for (name, axis), share in zip(study.axes.items(), shares.tolist(), strict=True)}
+    yield from (random_point(study, number) for number in range(study.points))
+
+
+def random_point(study: Study, number: int) -> dict[str, Value]:
+    """Name of axis -> value, the same wherever and whenever it is drawn."""
+    shares = np.random.Generator(np.random.Philox(key=number)).random(len(study.axes))
+    return {name: axis.at(share) for (name, axis), share in zip(study.axes.items(), shares.tolist(), strict=True)}
 
 
 def first_choices(study: Study) -> dict[str, Value]:
@@ -246,8 +260,8 @@ def first_choices(study: Study) -> dict[str, Value]:
     return {name: next(iter(axis.choices or ())) for name, axis in study.axes.items()}
 
 
-def _trial(study: Study, head: str, number: int, seed: int, point: Mapping[str, Value]) -> Trial | None:
-    """None where the head does without an axis and another point is the same training already."""
+def make_trial(study: Study, head: str, number: int, seed: int, point: Mapping[str, Value]) -> Trial | None:
+    """The trial at a point; None where the head does without an axis and another point is the same training already."""
     own = {name: value for name, value in point.items() if head in (study.axes[name].heads or (head,))}
     base = {} if study.points else first_choices(study)
     if study.points is None and any(point[name] != base[name] for name in point if name not in own):

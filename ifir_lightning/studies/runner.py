@@ -36,6 +36,7 @@ from ifir_lightning.errors import InputError
 from ifir_lightning.studies.branches import branch_off, take_trunk
 from ifir_lightning.studies.plan import Study, Trial, trials
 from ifir_lightning.studies.recipes import recipe_of
+from ifir_lightning.studies.search import known_trials, num_trials
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ FIT = ("ifir_lightning", "fit", "--config")
 USER_ERROR = 2
 """Exit status of a mistake in the recipe: no other trial would fare better."""
 POLL_SECONDS = 0.2
-
+SEARCH_SECONDS = 1.0
+"""While points are still to be suggested, perhaps from results of another machine."""
 
 _ENDS = (".trunk.yaml", ".yaml", ".log", ".lock", ".json")
 
@@ -78,13 +80,13 @@ class Running:
 
 
 def prepare(study: Study, folder: Path) -> list[Trial]:
-    """Write every trial's recipe; all faults of the study's settings show here.
+    """Write the recipe of every trial that is known; all faults of the study's settings show here.
 
     Raises:
         InputError: The folder holds trials of other settings.
     """
     (folder / "trials").mkdir(parents=True, exist_ok=True)
-    listed = trials(study)
+    listed = trials(study) if study.search == "random" else known_trials(study, folder, partial(_result, folder))
     if not listed:
         raise InputError(
             f"{study.recipe}: the study has no trial; allowed is one or more: give it points, heads and seeds"
@@ -118,18 +120,21 @@ def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT)
         InputError: A trial ended with a mistake of the recipe.
     """
     listed = prepare(study, folder)
+    planned = len(listed) if study.search == "random" else num_trials(study)
     running: list[Running] = []
     try:
         while True:
             for each in [each for each in running if each.process.exitcode is not None]:
                 running.remove(each)
-                _log.info(_finish(folder, each, listed))
+                _log.info(_finish(folder, each, planned))
+            if len(listed) < planned:
+                listed = prepare(study, folder)
             waiting = _free(folder, listed, partial(_start, command, max(1, _num_cores() // jobs)), running)
             while len(running) < jobs and (started := next(waiting, None)) is not None:
                 running.append(started)
-            if not running:
+            if not running and len(listed) == planned:
                 return listed
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS if len(listed) == planned else SEARCH_SECONDS)
     finally:
         for each in running:  # interrupted: they save, and the next start continues them
             each.process.terminate()
@@ -199,7 +204,7 @@ def _fit(command: Sequence[str], recipe: Path) -> None:
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 
 
-def _finish(folder: Path, ended: Running, listed: Sequence[Trial]) -> str:
+def _finish(folder: Path, ended: Running, planned: int) -> str:
     """Record how a trial ended; a line that says so."""
     files, status = paths(folder, ended.trial), ended.process.exitcode or 0
     last, diverged = _last_line(files.log), has_diverged(files.run, status)
@@ -221,9 +226,9 @@ def _finish(folder: Path, ended: Running, listed: Sequence[Trial]) -> str:
     result |= ended_badly if found is None else {"status": "finished", **found}
     durable.write_text(files.result, json.dumps(result, indent=1))
     ended.lock.close()
-    done = sum(paths(folder, trial).result.exists() for trial in listed)
+    done = len(list((folder / "trials").glob("*.json")))
     score = f"p-MRR {found['p_mrr']:+.2f}, Score B {found['score_b']:.2f}" if found else last
-    return f"{done}/{len(listed)} {ended.trial.name}: {result['status']}, {score} ({result['seconds']:.0f} s)"
+    return f"{done}/{planned} {ended.trial.name}: {result['status']}, {score} ({result['seconds']:.0f} s)"
 
 
 def has_diverged(run: Path, status: int) -> bool:
@@ -251,8 +256,12 @@ def last_validation(run: Path) -> dict[str, Any] | None:
 
 def results(folder: Path, listed: Sequence[Trial]) -> list[Mapping[str, Any]]:
     """The results that are there, in the order of the trials."""
-    files = [paths(folder, trial).result for trial in listed]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    return [result for trial in listed if (result := _result(folder, trial)) is not None]
+
+
+def _result(folder: Path, trial: Trial) -> Mapping[str, Any] | None:
+    file = paths(folder, trial).result
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def _last_line(log: Path) -> str:

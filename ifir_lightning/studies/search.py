@@ -1,0 +1,146 @@
+"""Points that Optuna suggests from what a head's earlier points scored (``search: tpe``).
+
+The study's folder is the storage: points/HEAD-007.json is a place on the axes, written once, by whichever worker was
+first; machines that see the folder search together. A point is suggested when all earlier ones of its head have ended,
+so what is suggested follows from the results alone, not from how many trials ran at a time.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ifir_lightning import durable
+from ifir_lightning.errors import InputError
+from ifir_lightning.studies.plan import Axis, Study, Trial, Value, make_trial, random_point
+
+LOWEST = -100.0
+"""What a training that failed or diverged counts: the lowest p-MRR that there is."""
+Place = dict[str, Value]
+Ended = Callable[[Trial], Mapping[str, Any] | None]
+"""The result of a trial, None while there is none."""
+
+
+def known_trials(study: Study, folder: Path, ended: Ended) -> list[Trial]:
+    """The trials of all points that are known, one new point of each head among them where one can be suggested.
+
+    Raises:
+        InputError: Optuna is not installed.
+    """
+    if find_spec("optuna") is None:
+        raise InputError(
+            "the study has search: tpe, but optuna is not installed; allowed is it with optuna: install the extra "
+            "'search', or set search: random"
+        )
+    by_head = [_trials_of(study, head, folder / "points", ended) for head in study.heads]
+    return sorted((trial for each in by_head for trial in each), key=lambda trial: (trial.point, trial.seed))
+
+
+def num_trials(study: Study) -> int:
+    """How many there will be."""
+    return (study.points or 0) * len(study.heads) * len(study.seeds)
+
+
+def _trials_of(study: Study, head: str, folder: Path, ended: Ended) -> list[Trial]:
+    listed: list[Trial] = []
+    scored: list[tuple[Place, float]] = []
+    for number in range(study.points or 0):
+        file = folder / f"{head}-{number:03d}.json"
+        if not file.exists():
+            if len(scored) < number:  # an earlier point has not ended
+                break
+            folder.mkdir(exist_ok=True)
+            _write_once(file, suggest(study, head, number, scored))
+        place = _read(file, _axes(study, head))
+        made = [make_trial(study, head, number, seed, place) for seed in study.seeds]
+        trials = [trial for trial in made if trial is not None]
+        listed += trials
+        results = [ended(trial) for trial in trials]
+        if all(results):
+            values = [result["p_mrr"] if result["status"] == "finished" else LOWEST for result in results if result]
+            scored.append((place, sum(values) / len(values)))
+    return listed
+
+
+def _axes(study: Study, head: str) -> dict[str, Axis]:
+    return {name: axis for name, axis in study.axes.items() if head in (axis.heads or (head,))}
+
+
+def _read(file: Path, axes: Mapping[str, Axis]) -> Place:
+    place = json.loads(file.read_text(encoding="utf-8"))
+    if set(place) != set(axes) or not all(_is_on(axis, place[name]) for name, axis in axes.items()):
+        raise InputError(
+            f"{file} is {place}, a place on other axes than the study has now; allowed is to continue the same study: "
+            "choose another --output, or restore the study's file"
+        )
+    return place
+
+
+def _is_on(axis: Axis, value: Value) -> bool:
+    if axis.choices is not None:
+        return value in list(axis.choices)
+    low, high = axis.log_uniform or axis.uniform or (math.nan, math.nan)
+    return low <= value <= high
+
+
+def _write_once(file: Path, place: Place) -> None:
+    """Whole or not at all; of two workers the first one's."""
+    draft = file.with_name(f"{file.name}.{os.getpid()}")
+    durable.write_text(draft, json.dumps(place))
+    try:
+        os.link(draft, file)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def suggest(study: Study, head: str, number: int, scored: Sequence[tuple[Place, float]]) -> Place:
+    """Where point ``number`` of a head stands: the first third at random, the same for all heads, then by Optuna.
+
+    Args:
+        study: Its axes.
+        head: Axes of other heads are left out.
+        number: Of the point; it seeds the draw.
+        scored: The head's earlier points and their p-MRR, the mean over seeds.
+    """
+    axes = _axes(study, head)
+    if not axes or number < max(1, (study.points or 0) // 3):
+        return {name: value for name, value in random_point(study, number).items() if name in axes}
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    ranges = {name: _distribution(axis) for name, axis in axes.items()}
+    sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=0)
+    search = optuna.create_study(direction="maximize", sampler=sampler)
+    for place, value in scored:
+        params = {name: _parameter(axis, place[name]) for name, axis in axes.items()}
+        search.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, value=value))
+    found = search.ask(ranges).params
+    return {name: _value(axis, found[name]) for name, axis in axes.items()}
+
+
+def _distribution(axis: Axis) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if axis.choices is not None:
+        return CategoricalDistribution(range(len(axis.choices)))
+    if axis.log_uniform is not None:
+        return FloatDistribution(*axis.log_uniform, log=True)
+    assert axis.uniform is not None
+    return FloatDistribution(*axis.uniform)
+
+
+def _parameter(axis: Axis, value: Value) -> float:
+    """Optuna knows a choice by its number."""
+    return value if axis.choices is None else list(axis.choices).index(value)
+
+
+def _value(axis: Axis, parameter: Any) -> Value:
+    if axis.choices is not None:
+        return list(axis.choices)[parameter]
+    rounded = float(f"{parameter:.4g}")
+    return rounded if _is_on(axis, rounded) else parameter
