@@ -76,6 +76,10 @@ class InfoNCE(Loss):
         log_weights = torch.tensor([_log_weight(kind, weights[kind]) for kind in Kind])
         self.register_buffer("log_weights", log_weights, persistent=False)
 
+    def weigh(self, kind: Kind, weight: float) -> None:
+        """Change the weight of a kind of negative from the next loss on."""
+        self.log_weights[kind] = _log_weight(kind, weight)
+
     def forward(
         self, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor, teacher_QG: Tensor | None = None
     ) -> Tensor:
