@@ -55,12 +55,12 @@ class PackedLayer(nn.Module):
         attn = self.attn
         dropout = attn.attention_dropout if self.training else 0.0
         scale = attn.head_dim**-0.5
-        qkv_THW = rotate(attn.Wqkv, hidden_TD, attn.head_dim, *rotation)
+        qkv_THW = rotated_heads(attn.Wqkv, hidden_TD, attn.head_dim, *rotation)
         heads_THW = packed_attention(qkv_THW, layout, scale, dropout, attn.sliding_window)
         return attn.out_drop(attn.Wo(heads_THW.flatten(1)))
 
 
-def rotate(linear: nn.Module, hidden_TD: Tensor, width: int, cos: Tensor, sin: Tensor) -> Heads:
+def rotated_heads(linear: nn.Module, hidden_TD: Tensor, width: int, cos: Tensor, sin: Tensor) -> Heads:
     """Queries, keys and values; queries and keys turned by their token's angles (Su et al. 2021)."""
     if not torch.compiler.is_compiling():
         qkv_T3HW = linear(hidden_TD).unflatten(-1, (3, -1, width))
