@@ -79,7 +79,8 @@ def result(backbone: Backbone, lengths: list[int]) -> list[Tensor]:
     return [values_TD.detach(), *(p.grad.clone() for p in backbone.parameters() if p.grad is not None)]
 
 
-@pytest.mark.filterwarnings("default")  # torch's compiler warns of torch
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch asks itself
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # torch's compiler imports it
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)], ids=["weights", "lora"])
 def test_compiled_layers_equal_plain_ones_and_are_compiled_once(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from studies import write_study
+from studies import stand_in, write_study
 
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies import runner
@@ -18,30 +18,6 @@ from ifir_lightning.studies.answers import answer, as_csv
 from ifir_lightning.studies.page import study_page
 from ifir_lightning.studies.plan import Axis, Study, read_study, trials
 from ifir_lightning.studies.runner import has_diverged, paths, prepare, results, run
-
-STAND_IN = """
-import json, os, pathlib, sys, yaml
-recipe = yaml.safe_load(open(sys.argv[1]))
-run = pathlib.Path(recipe["trainer"]["default_root_dir"])
-(run / "followir/step-00000020").mkdir(parents=True, exist_ok=True)
-with open(run / "starts", "a") as starts:
-    starts.write("x")
-rate, seed = recipe["model"]["optimizer"]["learning_rate"], recipe["seed_everything"]
-if {fault}:
-    print("error: what a trial says at its end")
-    sys.exit({status})
-benchmark = dict.fromkeys(("p_mrr", "score_a", "score_b", "score_c"), 1000 * rate + seed)
-record = {{"step": 20, "benchmark": benchmark, "tasks": [{{"task": "t", "p_mrr": 1.0}}]}}
-(run / "followir/step-00000020/metrics.json").write_text(json.dumps(record))
-(run / "threads").write_text(str(sys.modules["torch"].get_num_threads()))
-"""
-
-
-def stand_in(folder: Path, fault: str = "False", status: int = 1) -> tuple[str, ...]:
-    """A module that leaves what ``fit`` leaves."""
-    name = f"fit_{len(list(folder.glob('fit_*.py')))}"
-    (folder / f"{name}.py").write_text(STAND_IN.format(fault=fault, status=status))
-    return (name,)
 
 
 @pytest.fixture
@@ -107,7 +83,7 @@ def test_a_failed_trial_is_recorded_and_not_repeated(tmp_path: Path, study: Stud
     failed = [result for result in results(folder, listed) if result["status"] == "failed"]
     assert [(result["head"], result["seed"]) for result in failed] == [("plain", 1), ("late", 1), ("late", 1)]
     assert failed[0]["message"] == "error: what a trial says at its end"
-    content = answer(study, listed, results(folder, listed))
+    content = answer(study, results(folder, listed))
     assert content["trials"] == {"planned": 12, "ended": 12, "finished": 9, "failed": 3, "diverged": 0}
     assert content["sensitivity"]["plain"]["failed_share"] == 0.25
     assert content["sensitivity"]["plain"]["diverged_share"] == 0.0
@@ -131,7 +107,7 @@ def test_a_diverged_trial_is_recorded_however_it_ended_and_the_study_goes_on(tmp
     listed = run(study, folder, command=command)
     found = {(result["head"], result["status"]) for result in results(folder, listed)}
     assert found == {(head, status) for head in ("plain", "late") for status in ("finished", "diverged")}
-    content = answer(study, listed, results(folder, listed))
+    content = answer(study, results(folder, listed))
     assert content["trials"]["diverged"] == 6
     assert content["sensitivity"]["plain"]["diverged_share"] == 0.5
     assert all(point["values"]["rate"] == 1e-3 for point in content["points"])
@@ -158,7 +134,7 @@ def test_the_answer_is_worked_by_hand(tmp_path: Path, study: Study) -> None:
     """Every trial's p-MRR is 1000 rate + seed: 1 and 2 at the lower rate, 10 and 11 at the higher."""
     folder = tmp_path / "out"
     listed = run(study, folder, jobs=4, command=stand_in(tmp_path))
-    content = answer(study, listed, results(folder, listed))
+    content = answer(study, results(folder, listed))
     means = {(point["head"], point["point"]): point["p_mrr"]["mean"] for point in content["points"]}
     assert means == {("plain", 0): 1.5, ("plain", 2): 10.5, **{("late", n): (1.5, 10.5)[n // 2] for n in range(4)}}
     assert [each["p_mrr"]["mean"] for each in content["differences"]] == [0.0, 0.0]
@@ -181,7 +157,7 @@ def test_every_kind_of_study_has_a_page(tmp_path: Path, monkeypatch: pytest.Monk
     axes = {"size": {"key": "model.optimizer.learning_rate", "choices": [0.001, 0.002, 0.004, 0.008]}}
     study = read_study(write_study(tmp_path, kind=kind, axes=axes))
     listed = run(study, tmp_path / "out", jobs=4, command=stand_in(tmp_path))
-    content = answer(study, listed, results(tmp_path / "out", listed))
+    content = answer(study, results(tmp_path / "out", listed))
     assert json.loads(json.dumps(content)) == content
     page = study_page(content, list(study.heads), list(study.axes))
     assert page.count("<svg") == 2
@@ -204,7 +180,7 @@ def test_data_demand_names_the_size_that_each_head_needs_for_what_all_reached(tm
         for number, size in enumerate(sizes)
         for seed, spread in ((0, -0.01), (1, 0.01))
     ]
-    whole = answer(demand, trials(demand), found)
+    whole = answer(demand, found)
     assert [(each["head"], each["minus"]) for each in whole["differences"]] == [("late", "plain")] * 4
     assert [each["p_mrr"]["mean"] for each in whole["differences"]] == pytest.approx([20.0, 10.0, 5.0, 2.5])
     (content,) = whole["data_demand"]
@@ -228,7 +204,7 @@ def test_changes_are_paired_with_point_0_by_seed(study: Study) -> None:
         | {"status": "finished", "p_mrr": 10.0 * trial.seed + trial.point * (3 + 2 * trial.seed), "score_b": 90.0}
         for trial in trials(star)
     ]
-    content = answer(star, trials(star), found)
+    content = answer(star, found)
     assert [(each["head"], each["values"]) for each in content["changes"]] == [
         (head, values) for head in ("plain", "late") for values in ({"kind": "without"}, {"top": 2})
     ]

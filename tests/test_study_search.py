@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studies import write_study
+from studies import stand_in, write_study
 
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies import search
@@ -20,32 +20,23 @@ from ifir_lightning.studies.runner import paths, prepare, results, run
 
 pytest.importorskip("optuna", reason="optuna is not installed (extra: search)")
 
+Fit = tuple[str, ...]
 AXES: dict[str, Any] = {
     "rate": {"key": "model.optimizer.learning_rate", "log_uniform": [1e-5, 1e-1]},
     "width": {"key": "model.pooling.init_args.dim", "choices": [4, 8], "heads": ["late"]},
 }
-FIT = """
-import json, math, pathlib, sys, yaml
-recipe = yaml.safe_load(open(sys.argv[1]))
-run = pathlib.Path(recipe["trainer"]["default_root_dir"])
-(run / "followir/step-00000020").mkdir(parents=True, exist_ok=True)
-with open(run / "starts", "a") as starts:
-    starts.write("x")
-rate = recipe["model"]["optimizer"]["learning_rate"]
-if rate > 0.05:
-    sys.exit("error: too fast")
-score = 10 - 5 * abs(math.log10(rate) + 3) + recipe["seed_everything"]
-benchmark = dict.fromkeys(("p_mrr", "score_a", "score_b", "score_c"), score)
-record = {"step": 20, "benchmark": benchmark, "tasks": [{"task": "t", "p_mrr": score}]}
-(run / "followir/step-00000020/metrics.json").write_text(json.dumps(record))
-"""
-"""What ``fit`` leaves, the better the nearer the rate is to 0.001."""
+SCORE, FAULT = "10 - 5 * abs(math.log10(rate) + 3) + seed", "rate > 0.05"
+"""The better the nearer the rate is to 0.001."""
 
 
 @pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    (tmp_path / "tpe_fit.py").write_text(FIT)
+def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     monkeypatch.syspath_prepend(tmp_path)
+    return stand_in(tmp_path, FAULT, score=SCORE)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
     return read_study(write_study(tmp_path, axes=AXES, kind="search", search="tpe", points=6))
 
 
@@ -77,12 +68,12 @@ def test_the_first_third_is_drawn_and_the_same_for_all_heads(study: Study) -> No
         assert search.suggest(study, "plain", number, [])["rate"] == random_point(study, number)["rate"]
 
 
-def test_every_trial_runs_once_and_the_best_is_reported(study: Study, tmp_path: Path) -> None:
+def test_every_trial_runs_once_and_the_best_is_reported(study: Study, fit: Fit, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    listed = run(study, folder, jobs=3, command=("tpe_fit",))
+    listed = run(study, folder, jobs=3, command=fit)
     assert len(listed) == 2 * 2 * 6
     assert {(paths(folder, trial).run / "starts").read_text() for trial in listed} == {"x"}
-    content = answer(study, listed, results(folder, listed))
+    content = answer(study, results(folder, listed))
     for best in content["best"]:
         own = [r for r in results(folder, listed) if r["head"] == best["head"] and r["status"] == "finished"]
         by_point = {point: [r["p_mrr"] for r in own if r["point"] == point] for point in range(6)}
@@ -94,35 +85,35 @@ def test_every_trial_runs_once_and_the_best_is_reported(study: Study, tmp_path: 
     assert "The best point of each head" in page
     found = places(folder)
     assert len(found) == 12
-    run(study, folder, jobs=3, command=("tpe_fit",))
+    run(study, folder, jobs=3, command=fit)
     assert {(paths(folder, trial).run / "starts").read_text() for trial in listed} == {"x"}
     assert places(folder) == found
 
 
-def test_jobs_and_interruptions_change_no_point(study: Study, tmp_path: Path) -> None:
+def test_jobs_and_interruptions_change_no_point(study: Study, fit: Fit, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(study, whole, jobs=4, command=("tpe_fit",))
-    listed = run(study, parts, command=("tpe_fit",))
+    run(study, whole, jobs=4, command=fit)
+    listed = run(study, parts, command=fit)
     for trial in listed:
         if trial.point > 2:  # as if it had been interrupted there
             paths(parts, trial).result.unlink()
             paths(parts, trial).recipe.unlink()
     for file in (parts / "points").glob("*-00[345].json"):
         file.unlink()
-    run(study, parts, jobs=2, command=("tpe_fit",))
+    run(study, parts, jobs=2, command=fit)
     assert places(parts) == places(whole)
 
 
-def test_workers_share_a_search(study: Study, tmp_path: Path) -> None:
+def test_workers_share_a_search(study: Study, fit: Fit, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     with ProcessPoolExecutor(3, mp_context=get_context("fork")) as pool:
-        listed = [future.result() for future in [pool.submit(run, study, folder, 1, ("tpe_fit",)) for _ in range(3)]]
+        listed = [future.result() for future in [pool.submit(run, study, folder, 1, fit) for _ in range(3)]]
     assert [len(each) for each in listed] == [24] * 3
     assert {(paths(folder, trial).run / "starts").read_text() for trial in listed[0]} == {"x"}
     assert not list((folder / "points").glob("*.json.*"))
 
 
-def test_a_training_that_failed_counts_the_lowest_p_mrr(study: Study, tmp_path: Path, monkeypatch) -> None:
+def test_a_training_that_failed_counts_the_lowest_p_mrr(study: Study, fit: Fit, tmp_path: Path, monkeypatch) -> None:
     seen: list[list[float]] = []
     plain = search.suggest
 
@@ -131,7 +122,7 @@ def test_a_training_that_failed_counts_the_lowest_p_mrr(study: Study, tmp_path: 
         return {"rate": 0.09 if number == 0 else 1e-3} if head == "plain" else plain(study, head, number, scored)
 
     monkeypatch.setattr(search, "suggest", spied)
-    run(replace(study, points=2, heads={"plain": {}}), tmp_path / "out", command=("tpe_fit",))
+    run(replace(study, points=2, heads={"plain": {}}), tmp_path / "out", command=fit)
     assert seen == [[], [-100.0]]
 
 

@@ -124,7 +124,9 @@ def test_a_silent_rank_is_named_by_the_others(silent: int) -> None:
     for rank in {0, 1, 2} - {silent}:
         (verdict,) = verdicts[rank]
         assert verdict.startswith(f"rank {silent} on ")
-        assert re.search(r", has been silent for \d+ s: it died, was stopped, or its host cannot be reached", verdict)
+        said = re.search(r", has been silent for (\d+) s: it died, was stopped, or its host cannot be reached", verdict)
+        assert said is not None
+        assert SILENT <= int(said[1]) <= 20
 
 
 def hanging_rank() -> list[str]:

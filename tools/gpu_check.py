@@ -24,6 +24,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,20 +69,19 @@ def choices() -> Iterator[tuple[Attention, bool]]:
     yield from ((kernel, compiled) for kernel in kernels for compiled in (False, True))
 
 
-def measure_peers(tokenizer: Path, root: Path, pylate: Path | None) -> Figures:
+def measure_compiled(tokenizer: Path, num_queries: int) -> Figures:
+    return measure_steps(build(tokenizer, compile=True), num_queries)
+
+
+def measure_peers(report: Report, tokenizer: Path, root: Path, pylate: Path | None) -> None:
     """A step of each peer on the same weights and texts, and ours, compiled, at the same sizes."""
-    model = build(tokenizer)
-    write_export(model.float(), root / "model", card="")
-    del model
-    found: Figures = {}
+    write_export(build(tokenizer).float(), root / "model", card="")
     for num_queries in PEER_BATCHES:
-        torch.cuda.empty_cache()
-        found[f"ours, {num_queries} x 8"] = measure_steps(build(tokenizer, compile=True), num_queries)
-        torch.cuda.empty_cache()
+        batch = f"{num_queries} x 8"
+        report.add(f"peers, ours, {batch}", partial(measure_compiled, tokenizer, num_queries))
         write_texts(root / "texts.json", make_texts(num_queries, 8))
         for side, folder in (("multi-vector", None), ("pylate", pylate)):
-            found[f"{side}, {num_queries} x 8"] = measure_peer(side, root, folder)
-    return found
+            report.add(f"peers, {side}, {batch}", partial(measure_peer, side, root, folder))
 
 
 def measure_peer(side: str, root: Path, folder: Path | None) -> Any:
@@ -124,8 +124,7 @@ def table(figures: Figures) -> str:
         lines.append(f"{name:28} {speed} {rest}")
     rest = {name: figures.get(name) for name in ("tests", "largest_batch", "validation")}
     lines += [f"{name}: {found}" for name, found in rest.items() if found]
-    peers = figures.get("peers", {})
-    return "\n".join(lines + ([f"{name}: {found}" for name, found in peers.items()] if peers else []))
+    return "\n".join(lines + [f"{name}: {found}" for name, found in figures.items() if name.startswith("peers, ")])
 
 
 def main() -> None:
@@ -155,7 +154,7 @@ def main() -> None:
         report.add("validation", lambda: validation(tokenizer))
         report.add("largest_batch", lambda: largest_batch(tokenizer))
         if arguments.peers:
-            report.add("peers", lambda: measure_peers(tokenizer, root, arguments.pylate))
+            measure_peers(report, tokenizer, root, arguments.pylate)
     print(table(report.figures), f"\nwrote {file}")
 
 

@@ -11,8 +11,9 @@ from ifir_lightning import durable
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies.answers import answer, as_csv
 from ifir_lightning.studies.page import study_page
-from ifir_lightning.studies.plan import Study, Trial, read_study
+from ifir_lightning.studies.plan import Study, read_study
 from ifir_lightning.studies.runner import prepare, results, run
+from ifir_lightning.studies.search import known_trials
 
 _log = logging.getLogger(__name__)
 _SBATCH = """#!/bin/bash
@@ -53,12 +54,12 @@ def study(*files: str, output: str | None = None, jobs: int = 1, slurm: bool = F
         try:
             run(planned, folder, jobs)
         finally:  # interrupted or not, it says what has ended
-            _report(planned, folder, prepare(planned, folder))
+            _report(planned, folder)
 
 
-def _report(planned: Study, folder: Path, listed: list[Trial]) -> None:
-    found = results(folder, listed)
-    content = answer(planned, listed, found)
+def _report(planned: Study, folder: Path) -> None:
+    found = results(folder, known_trials(planned, folder))
+    content = answer(planned, found)
     durable.write_text(folder / "results.json", json.dumps(content, indent=1))
     durable.write_text(folder / "results.csv", as_csv(found))
     durable.write_text(folder / "report.html", study_page(content, list(planned.heads), list(planned.axes)))

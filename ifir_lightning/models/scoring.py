@@ -32,7 +32,10 @@ class Scorer(nn.Module, ABC):
 
     @abstractmethod
     def pairs(self, queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> Tensor:
-        """scores_K of the listed (query, passage) pairs, float32; equals ``forward(...)[index_K2]``."""
+        """scores_K of the listed (query, passage) pairs, float32; equals ``forward(...)[index_K2]``.
+
+        But for MaxSim under autocast on a GPU, where ``forward`` rounds the embeddings to autocast's dtype.
+        """
 
 
 class Dot(Scorer):

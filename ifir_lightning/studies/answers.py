@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from ifir_lightning.studies import analysis
-from ifir_lightning.studies.plan import Study, Trial
+from ifir_lightning.studies.plan import Study
 from ifir_lightning.studies.search import num_trials
 
 METRICS = {"p_mrr": "p-MRR", "score_b": "Score B"}
 Result = Mapping[str, Any]
 
 
-def answer(study: Study, listed: Sequence[Trial], results: Sequence[Result]) -> dict[str, Any]:
+def answer(study: Study, results: Sequence[Result]) -> dict[str, Any]:
     """All numbers of a study, whether or not every trial has ended."""
     finished = [result for result in results if result["status"] == "finished"]
     content: dict[str, Any] = {
@@ -24,7 +24,7 @@ def answer(study: Study, listed: Sequence[Trial], results: Sequence[Result]) -> 
         "kind": study.kind,
         "budget_queries": study.budget,
         "seeds": list(study.seeds),
-        "trials": {"planned": len(listed) if study.search == "random" else num_trials(study), "ended": len(results)}
+        "trials": {"planned": num_trials(study), "ended": len(results)}
         | {status: sum(r["status"] == status for r in results) for status in ("finished", "failed", "diverged")},
         "seconds": sum(result["seconds"] for result in results),
         "points": points(study, finished),

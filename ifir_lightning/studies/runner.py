@@ -34,9 +34,9 @@ import yaml
 from ifir_lightning import durable
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies.branches import branch_off, take_trunk
-from ifir_lightning.studies.plan import Study, Trial, trials
+from ifir_lightning.studies.plan import Study, Trial
 from ifir_lightning.studies.recipes import recipe_of
-from ifir_lightning.studies.search import known_trials, num_trials
+from ifir_lightning.studies.search import add_points, known_trials, num_trials
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,9 @@ def prepare(study: Study, folder: Path) -> list[Trial]:
         InputError: The folder holds trials of other settings.
     """
     (folder / "trials").mkdir(parents=True, exist_ok=True)
-    listed = trials(study) if study.search == "random" else known_trials(study, folder, partial(_result, folder))
+    if study.search == "tpe":
+        add_points(study, folder, partial(_result, folder))
+    listed = known_trials(study, folder)
     if not listed:
         raise InputError(
             f"{study.recipe}: the study has no trial; allowed is one or more: give it points, heads and seeds"
@@ -120,7 +122,8 @@ def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT)
         InputError: A trial ended with a mistake of the recipe.
     """
     listed = prepare(study, folder)
-    planned = len(listed) if study.search == "random" else num_trials(study)
+    planned = num_trials(study)
+    start = partial(_start, command, max(1, _num_cores() // jobs))
     running: list[Running] = []
     try:
         while True:
@@ -129,7 +132,7 @@ def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT)
                 _log.info(_finish(folder, each, planned))
             if len(listed) < planned:
                 listed = prepare(study, folder)
-            waiting = _free(folder, listed, partial(_start, command, max(1, _num_cores() // jobs)), running)
+            waiting = _free(folder, listed, start, running)
             while len(running) < jobs and (started := next(waiting, None)) is not None:
                 running.append(started)
             if not running and len(listed) == planned:

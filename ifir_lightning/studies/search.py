@@ -8,14 +8,16 @@ so what is suggested follows from the results alone, not from how many trials ra
 import json
 import math
 import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from ifir_lightning import durable
 from ifir_lightning.errors import InputError
-from ifir_lightning.studies.plan import Axis, Study, Trial, Value, make_trial, random_point
+from ifir_lightning.studies.plan import Axis, Study, Trial, Value, make_trial, random_point, trials
 
 LOWEST = -100.0
 """What a training that failed or diverged counts: the lowest p-MRR that there is."""
@@ -24,8 +26,32 @@ Ended = Callable[[Trial], Mapping[str, Any] | None]
 """The result of a trial, None while there is none."""
 
 
-def known_trials(study: Study, folder: Path, ended: Ended) -> list[Trial]:
-    """The trials of all points that are known, one new point of each head among them where one can be suggested.
+def num_trials(study: Study) -> int:
+    """How many there will be."""
+    if study.search == "random":
+        return len(trials(study))
+    return (study.points or 0) * len(study.heads) * len(study.seeds)
+
+
+def known_trials(study: Study, folder: Path) -> list[Trial]:
+    """All trials of a study whose points are drawn; where they are suggested, those of the points so far.
+
+    Raises:
+        InputError: The folder holds points of other axes.
+    """
+    if study.search == "random":
+        return trials(study)
+    known = [
+        trial
+        for head in study.heads
+        for number, place in enumerate(_places(study, head, folder))
+        for trial in _at(study, head, number, place)
+    ]
+    return sorted(known, key=lambda trial: (trial.point, trial.seed))
+
+
+def add_points(study: Study, folder: Path, ended: Ended) -> None:
+    """A new point for each head whose trials so far have all ended, until it has all of its points.
 
     Raises:
         InputError: Optuna is not installed.
@@ -35,34 +61,32 @@ def known_trials(study: Study, folder: Path, ended: Ended) -> list[Trial]:
             "the study has search: tpe, but optuna is not installed; allowed is it with optuna: install the extra "
             "'search', or set search: random"
         )
-    by_head = [_trials_of(study, head, folder / "points", ended) for head in study.heads]
-    return sorted((trial for each in by_head for trial in each), key=lambda trial: (trial.point, trial.seed))
+    for head in study.heads:
+        places = _places(study, head, folder)
+        results = [[ended(trial) for trial in _at(study, head, *point)] for point in enumerate(places)]
+        if len(places) < (study.points or 0) and all(map(all, results)):
+            scored = [(place, _score(found)) for place, found in zip(places, results, strict=True)]
+            _write_once(_file(folder, head, len(places)), suggest(study, head, len(places), scored))
 
 
-def num_trials(study: Study) -> int:
-    """How many there will be."""
-    return (study.points or 0) * len(study.heads) * len(study.seeds)
+def _score(results: Sequence[Mapping[str, Any] | None]) -> float:
+    """Mean p-MRR over seeds."""
+    values = [result["p_mrr"] if result["status"] == "finished" else LOWEST for result in results if result]
+    return sum(values) / len(values)
 
 
-def _trials_of(study: Study, head: str, folder: Path, ended: Ended) -> list[Trial]:
-    listed: list[Trial] = []
-    scored: list[tuple[Place, float]] = []
-    for number in range(study.points or 0):
-        file = folder / f"{head}-{number:03d}.json"
-        if not file.exists():
-            if len(scored) < number:  # an earlier point has not ended
-                break
-            folder.mkdir(exist_ok=True)
-            _write_once(file, suggest(study, head, number, scored))
-        place = _read(file, _axes(study, head))
-        made = [make_trial(study, head, number, seed, place) for seed in study.seeds]
-        trials = [trial for trial in made if trial is not None]
-        listed += trials
-        results = [ended(trial) for trial in trials]
-        if all(results):
-            values = [result["p_mrr"] if result["status"] == "finished" else LOWEST for result in results if result]
-            scored.append((place, sum(values) / len(values)))
-    return listed
+def _at(study: Study, head: str, number: int, place: Place) -> list[Trial]:
+    made = [make_trial(study, head, number, seed, place) for seed in study.seeds]
+    return [trial for trial in made if trial is not None]
+
+
+def _places(study: Study, head: str, folder: Path) -> list[Place]:
+    files = (_file(folder, head, number) for number in range(study.points or 0))
+    return [_read(file, _axes(study, head)) for file in takewhile(Path.exists, files)]
+
+
+def _file(folder: Path, head: str, number: int) -> Path:
+    return folder / "points" / f"{head}-{number:03d}.json"
 
 
 def _axes(study: Study, head: str) -> dict[str, Axis]:
@@ -88,7 +112,8 @@ def _is_on(axis: Axis, value: Value) -> bool:
 
 def _write_once(file: Path, place: Place) -> None:
     """Whole or not at all; of two workers the first one's."""
-    draft = file.with_name(f"{file.name}.{os.getpid()}")
+    file.parent.mkdir(exist_ok=True)
+    draft = file.with_name(f"{file.name}.{platform.node()}-{os.getpid()}")
     durable.write_text(draft, json.dumps(place))
     try:
         os.link(draft, file)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.step import GPU_STEPS, GPU_WARM_UP
 from benchmarks.texts import VOCABULARY, make_texts
 
 from ifir_lightning.flops import matrix_weights, peak_flops, training_flops
@@ -28,7 +29,6 @@ from ifir_lightning.text_format import TextSettings
 CONFIG = json.loads((Path(__file__).parent / "gte-modernbert-base.json").read_text(encoding="utf-8"))
 MEASURED_PEAK = 790e12
 """bf16 FLOP/s of a large matrix product on an H200 or H100, as measured."""
-STEPS, WARM_UP = 5, 3
 CHUNK_TOKENS = 65536
 
 Figures = dict[str, Any]
@@ -86,12 +86,12 @@ def measure_steps(model: Retriever, num_queries: int = 128, group_size: int = 8)
         optimizer.step()
         optimizer.zero_grad()
 
-    batches = [Batch(model, num_queries, group_size, seed) for seed in range(WARM_UP + STEPS)]
-    warm_up = [seconds(lambda batch=batch: whole(batch)) for batch in batches[:WARM_UP]]
+    batches = [Batch(model, num_queries, group_size, seed) for seed in range(GPU_WARM_UP + GPU_STEPS)]
+    warm_up = [seconds(lambda batch=batch: whole(batch)) for batch in batches[:GPU_WARM_UP]]
     compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     torch.cuda.reset_peak_memory_stats()
-    times = [seconds(lambda batch=batch: whole(batch)) for batch in batches[WARM_UP:]]
-    lengths = [batch.tokens.lengths_B for batch in batches[WARM_UP:]]
+    times = [seconds(lambda batch=batch: whole(batch)) for batch in batches[GPU_WARM_UP:]]
+    lengths = [batch.tokens.lengths_B for batch in batches[GPU_WARM_UP:]]
     config, weights = model.backbone.model.config, matrix_weights(model.backbone.model)
     rates = [training_flops(config, weights, each) / time for each, time in zip(lengths, times, strict=True)]
     peak = peak_flops(torch.cuda.get_device_name())
@@ -122,7 +122,7 @@ def scoring_seconds(model: Retriever, loss: InfoNCE, batch: Batch) -> float:
             value = loss(model.scorer(queries, passages), batch.targets_Q, batch.kinds_QP)
         value.backward()
 
-    return statistics.median(seconds(score) for _ in range(WARM_UP + STEPS))
+    return statistics.median(seconds(score) for _ in range(GPU_WARM_UP + GPU_STEPS))
 
 
 def largest_batch(tokenizer: Path, limit_seconds: float = 30) -> Figures:

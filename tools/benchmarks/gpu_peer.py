@@ -12,12 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.step import SIDES
-
-STEPS, WARM_UP = 5, 3
+from step import GPU_STEPS, GPU_WARM_UP, SIDES
 
 
 def main(side: str, model: str, texts: str) -> None:
@@ -25,8 +20,8 @@ def main(side: str, model: str, texts: str) -> None:
     module, run = SIDES[side](model, json.loads(Path(texts).read_text(encoding="utf-8")), device="cuda")
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-6, fused=True)
     times, losses = [], []
-    for number in range(WARM_UP + STEPS):
-        if number == WARM_UP:
+    for number in range(GPU_WARM_UP + GPU_STEPS):
+        if number == GPU_WARM_UP:
             torch.cuda.reset_peak_memory_stats()
         torch.cuda.synchronize()
         begin = time.perf_counter()
@@ -40,7 +35,7 @@ def main(side: str, model: str, texts: str) -> None:
         losses.append(loss.item())
     names = ("torch", "transformers", "sentence-transformers", *(["pylate"] if side == "pylate" else []))
     record = {
-        "step_seconds": statistics.median(times[WARM_UP:]),
+        "step_seconds": statistics.median(times[GPU_WARM_UP:]),
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
         "first_loss": losses[0],
         "versions": {name: version(name) for name in names},

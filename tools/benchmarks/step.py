@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 Step = Callable[[], torch.Tensor]
+GPU_STEPS, GPU_WARM_UP = 5, 3
 
 
 def columns(texts: dict[str, list]) -> list[list[str]]:
