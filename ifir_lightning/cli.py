@@ -147,10 +147,12 @@ class RetrieverCLI(LightningCLI):
             self.config[str(self.subcommand)]["ckpt_path"] = str(found)
 
     def instantiate_classes(self) -> None:
-        """As Lightning does; a logger whose package is not installed is a mistake of the user."""
+        """As Lightning does; mistakes of the user, among them a logger that is not installed, are told as such."""
         try:
             super().instantiate_classes()
-        except (ModuleNotFoundError, ValueError) as error:  # jsonargparse makes the second of the first
+        except (ModuleNotFoundError, ValueError) as error:  # jsonargparse makes the second of the first, of ours too
+            if isinstance(error.__cause__, InputError):
+                raise error.__cause__ from None
             if (lacking := _REQUIREMENT.search(str(error))) is None:
                 raise
             raise InputError(

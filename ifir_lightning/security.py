@@ -15,6 +15,8 @@ from ifir_lightning.plugins import VARIABLE, plugins
 
 ALLOWED = ("ifir_lightning", "lightning.pytorch", "torch.optim")
 """Packages whose classes a ``class_path`` may name."""
+_CALLBACK = "lightning.Callback"
+"""jsonargparse's own name of the base class of callbacks, which it tries where one of their arguments is wrong."""
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _TAG = re.compile(r"constructor for the tag 'tag:yaml.org,2002:([^']+)'")
 _METADATA = {
@@ -50,7 +52,7 @@ def restrict_imports() -> None:
     try:
         set_parsing_settings(
             import_path_denylist=["*"],
-            import_path_allowlist=[*ALLOWED, *plugins()],
+            import_path_allowlist=[*ALLOWED, _CALLBACK, *plugins()],
             instantiate_subclass_spec_in_any=False,
             config_read_mode_fsspec_enabled=False,
         )

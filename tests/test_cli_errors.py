@@ -96,3 +96,21 @@ def test_a_traceback_is_shown_when_asked_for(terminal: Terminal) -> None:
 def test_a_logger_whose_package_is_not_installed(terminal) -> None:
     line = terminal.refuses("fit", "--config=configs/quickstart-wandb.yaml")
     assert all(word in line for word in ("wandb", "not installed", "install it, or take the class out"))
+
+
+def test_what_a_callback_refuses_is_said_in_its_own_line(terminal: Terminal) -> None:
+    """jsonargparse wraps it into an error of its own."""
+    callbacks = "ifir_lightning.callbacks.checkpoints.Checkpoints"
+    line = terminal.refuses("fit", *QUICK, f"--trainer.callbacks+={callbacks}", "--trainer.callbacks.keep_last=0")
+    assert line == "error: Checkpoints: keep_last is 0; allowed is 1 or more: raise it"
+
+
+def test_a_callbacks_argument_of_another_type_is_named(terminal: Terminal) -> None:
+    callbacks = "ifir_lightning.callbacks.checkpoints.Checkpoints"
+    arguments = ["fit", *QUICK, f"--trainer.callbacks+={callbacks}", "--trainer.callbacks.keep_last=x"]
+    terminal.monkeypatch.setattr(sys, "argv", ["ifir_lightning", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    said = terminal.capsys.readouterr().err
+    assert "Expected a <class 'int'>. Got value: x" in said
+    assert "may not be imported" not in said
