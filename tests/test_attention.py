@@ -82,7 +82,10 @@ def test_gpu_kernels_are_told_the_tokens_to_each_side(window: int | None, sides:
 @pytest.mark.parametrize("kernel", ["varlen", "flash_attention_2"])
 @pytest.mark.parametrize("window", [None, 65])
 def test_gpu_kernels_equal_sdpa(kernel: Kernel, window: int | None) -> None:
-    """Window 65 is what ModernBERT's local layers ask for: 64 tokens to each side."""
+    """Window 65 is what ModernBERT's local layers ask for: 64 tokens to each side.
+
+    Against float32, sdpa itself in bfloat16 is 0.004 of the norm off and 0.04 at most, a window of 64 or 66 0.1 and 2.
+    """
     if kernel == "flash_attention_2":
         pytest.importorskip("flash_attn")
     lengths = [1, 2, 63, 64, 65, 66, 128, 129, 130, 300]

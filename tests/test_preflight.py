@@ -2,11 +2,16 @@
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from jsonargparse import Namespace
+from lightning import LightningModule
 from ranks import on_ranks
 
 from ifir_lightning import distributed
+from ifir_lightning.callbacks.run_config import RunConfig
 from ifir_lightning.errors import InputError
 from ifir_lightning.preflight import check_agreement
 
@@ -35,6 +40,20 @@ def test_the_rank_that_differs_is_named_on_every_rank() -> None:
 def test_of_many_differences_some_are_shown_and_the_others_counted() -> None:
     told, _ = on_ranks(2, disagree, {1: {"model.seed": 1, "torch": "0", "table": "b", "data.rows": "x", "more": 1}})
     assert "data.rows is 'x' and 'all', model.seed is 1 and 0, more is 1 and None and 2 more; allowed" in told
+
+
+def opened(folder: Path) -> str:
+    """What a rank with settings of its own is told when it opens the run folder."""
+    trainer: Any = SimpleNamespace(datamodule=None, default_root_dir=str(folder))
+    with pytest.raises(InputError) as raised:
+        RunConfig(Any, Namespace(), None, {"model.seed": distributed.rank()}).setup(trainer, LightningModule(), "fit")
+    return str(raised.value)
+
+
+def test_ranks_that_differ_write_nothing(tmp_path: Path) -> None:
+    for told in on_ranks(2, opened, tmp_path / "run"):
+        assert "model.seed is 1 and 0; allowed is the same on all ranks" in told
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_single_process_agrees_with_itself(tmp_path: Path) -> None:
