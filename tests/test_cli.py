@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,20 @@ def test_a_fit_that_does_not_continue_is_refused_and_touches_nothing(
     done = run("fit", *FIT, f"--trainer.default_root_dir={trained}", *arguments)
     _refused(done, str(trained), *expected)
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_what_lies_behind_the_newest_whole_checkpoint_is_kept_aside(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    damaged = folder / "checkpoints" / "step-00000004.ckpt"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    done = run("fit", *FIT, f"--trainer.default_root_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    assert "continues after step 2 (step-00000002.ckpt)" in done.stderr
+    aside = folder / "abandoned" / "001-from-step-00000002"
+    assert (aside / "checkpoints" / "step-00000004.ckpt").stat().st_size == 1000
+    assert (aside / "followir" / "step-00000004" / "metrics.json").exists()
+    assert damaged.stat().st_size > 1000
 
 
 def test_the_saved_config_continues_the_run_and_keeps_its_log(trained: Path) -> None:

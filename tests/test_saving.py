@@ -50,6 +50,22 @@ def test_every_n_steps_and_a_validation_at_the_same_step(modernbert: Path, task:
     assert written(tmp_path) == [(2, False), (4, True), (6, False)]
 
 
+def test_nothing_is_written_before_the_validation_of_its_step(
+    modernbert: Path, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that dies between the two, the next start would skip that validation."""
+    moments, save = [], Checkpoints.save
+
+    def record(saver: Checkpoints, trainer: Any) -> None:
+        moments.append((trainer.global_step, trainer.validating))
+        save(saver, trainer)
+
+    monkeypatch.setattr(Checkpoints, "save", record)
+    saver = Checkpoints(keep_last=ALL, every_n_steps=2)
+    fit(tmp_path, modernbert, task, saver, max_steps=4, val_check_interval=4)
+    assert moments == [(2, False), (4, True)]
+
+
 def test_the_score_is_that_of_the_validation(modernbert: Path, task: str, tmp_path: Path) -> None:
     saver = Checkpoints("followir/score_b", keep_last=ALL)
     fit(tmp_path, modernbert, task, saver, max_steps=2, val_check_interval=1)
