@@ -59,6 +59,21 @@ def test_a_power_law_is_found_again_and_inverted() -> None:
     assert found.size_for(50.0) == math.inf
 
 
+def test_a_curve_that_has_not_bent_is_not_taken_to_rise_beyond_what_its_metric_can_be() -> None:
+    """Three points on a straight line over log n: least squares wants ever smaller rates and ever higher limits."""
+    sizes, values = [0.1, 0.3, 0.9], [10.0, 30.0, 50.0]
+    assert analysis.fit_power_law(sizes, values).limit > 500
+    held = analysis.fit_power_law(sizes, values, (-100.0, 100.0))
+    assert held.limit == 100.0
+    error = np.abs(np.asarray(held(np.array(sizes))) - values).max()
+    assert error < 5.0
+    for rate in analysis.RATES:  # a slow loop: no other rate and gap of that limit is closer
+        for gap in np.linspace(0.9 * held.gap, 1.1 * held.gap, 21):
+            other = np.asarray(analysis.PowerLaw(100.0, gap, rate)(np.array(sizes)))
+            assert ((other - values) ** 2).sum() >= ((np.asarray(held(np.array(sizes))) - values) ** 2).sum() - 1e-9
+    assert held.size_for(40.0) == pytest.approx((held.gap / 60.0) ** (1 / held.rate))
+
+
 def test_the_interval_of_a_size_holds_the_true_one() -> None:
     law, sizes = analysis.PowerLaw(60.0, 300.0, 0.5), [100, 300, 1000, 3000]
     noise = np.random.default_rng(1).normal(scale=0.3, size=(4, 3))

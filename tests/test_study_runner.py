@@ -57,6 +57,23 @@ def test_every_trial_runs_once_and_a_second_start_runs_none(tmp_path: Path, stud
     assert results(folder, listed) == first
 
 
+def test_an_axis_that_came_later_adds_its_trials_and_names_the_old_ones(tmp_path: Path, study: Study) -> None:
+    """Its first choice changes nothing, so the trials that have ended are that choice's."""
+    folder, command = tmp_path / "out", stand_in(tmp_path)
+    first = replace(study, cross=False, axes={"rate": study.axes["rate"]})
+    run(first, folder, command=command)
+    weight = Axis(choices={"one": {}, "four": {"model.loss.init_args.temperature": 4.0}})
+    wider = replace(first, axes=first.axes | {"weight": weight})
+    listed = run(wider, folder, command=command)
+    assert starts(folder, wider) == [1] * 12
+    places = {(each["point"], tuple(each["values"].items())) for each in results(folder, listed)}
+    assert places == {
+        (0, (("rate", 1e-3), ("weight", "one"))),
+        (1, (("rate", 1e-2),)),
+        (2, (("weight", "four"),)),
+    }
+
+
 def test_a_trial_that_another_worker_has_is_left_to_it(tmp_path: Path, study: Study) -> None:
     folder = tmp_path / "out"
     listed = prepare(study, folder)
@@ -183,9 +200,10 @@ def test_data_demand_names_the_size_that_each_head_needs_for_what_all_reached(tm
     whole = answer(demand, found)
     assert [(each["head"], each["minus"]) for each in whole["differences"]] == [("late", "plain")] * 4
     assert [each["p_mrr"]["mean"] for each in whole["differences"]] == pytest.approx([20.0, 10.0, 5.0, 2.5])
-    (content,) = whole["data_demand"]
-    assert content["axis"] == "size"
-    assert content["goal_p_mrr"] == pytest.approx(45.0)  # what the plain head reached at 6400
+    content, flat = whole["data_demand"]
+    assert (content["axis"], content["metric"], flat["metric"]) == ("size", "p_mrr", "score_b")
+    assert [flat["heads"][head]["size_for_goal"] for head in flat["heads"]] == [None, None]  # it rises with nothing
+    assert content["goal"] == pytest.approx(45.0)  # what the plain head reached at 6400
     assert content["heads"]["plain"]["size_for_goal"] == pytest.approx(6400, rel=0.02)
     assert content["heads"]["late"]["size_for_goal"] == pytest.approx(1600, rel=0.02)
     low, high = content["heads"]["late"]["size_interval"]

@@ -95,7 +95,8 @@ def test_the_answers_of_a_study_are_tables_and_pictures(tool, tmp_path: Path) ->
         "data_demand": [
             {
                 "axis": "queries",
-                "goal_p_mrr": 10.0,
+                "metric": "p_mrr",
+                "goal": 10.0,
                 "heads": {"plain": {"law": {"limit": 30.0, "rate": 0.5}, "size_for_goal": 1.0}},
             }
         ],

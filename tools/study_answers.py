@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ifir_lightning.studies.answers import METRICS
+from ifir_lightning.studies.page import size_text
 from ifir_lightning.studies.pictures import draw_best_of, draw_points
 
 SVG = '<?xml version="1.0" encoding="utf-8"?>\n'
@@ -101,12 +102,14 @@ def _sensitivity(found: Mapping[str, Any]) -> list[str]:
 
 
 def _law(axis: Mapping[str, Any]) -> list[str]:
-    goal = f"{axis['axis']} for p-MRR {axis['goal_p_mrr']:+.1f}"
-    lines = [f"| head | limit | rate | {goal} | 95% |", "|---|---|---|---|---|"]
+    label = METRICS[axis["metric"]]
+    goal = f"{axis['axis']} for {label} {axis['goal']:.1f}"
+    lines = [f"| head | limit of {label} | rate | {goal} | 95% |", "|---|---|---|---|---|"]
     for head, each in axis["heads"].items():
         law, ends = each["law"], each.get("size_interval")
-        within = "" if ends is None else f"{ends[0]:.3g} to {ends[1]:.3g}"
-        lines.append(f"| {head} | {law['limit']:.1f} | {law['rate']:.2f} | {each['size_for_goal']:.3g} | {within} |")
+        within = "" if ends is None else " to ".join(map(size_text, ends))
+        size = size_text(each["size_for_goal"])
+        lines.append(f"| {head} | {law['limit']:.1f} | {law['rate']:.2f} | {size} | {within} |")
     return lines
 
 

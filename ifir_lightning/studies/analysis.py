@@ -4,6 +4,7 @@ Seeds are the repetitions: an interval over seeds says how far the mean would mo
 these tasks and queries. It says nothing about other tasks.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
@@ -93,37 +94,51 @@ class PowerLaw:
 RATES = np.geomspace(0.02, 4.0, 200)
 
 
-def fit_power_law(sizes: Sequence[float], values: Sequence[float]) -> PowerLaw:
+def fit_power_law(
+    sizes: Sequence[float], values: Sequence[float], within: tuple[float, float] = (-math.inf, math.inf)
+) -> PowerLaw:
     """Least squares: for each rate on a grid limit and gap are a straight line's, the best rate is taken.
 
-    Needs three different sizes or more. Source of the form: Hestness et al., Deep Learning Scaling is Predictable,
-    Empirically, 2017, section 3 (there for a falling error).
+    Args:
+        sizes: three different ones or more.
+        within: what the limit may be: a metric's lowest and highest value, for a curve that has not bent yet would
+            otherwise be taken to rise beyond them.
+
+    Source of the form: Hestness et al., Deep Learning Scaling is Predictable, Empirically, 2017, section 3 (there for
+    a falling error).
     """
-    return _fit(sizes, np.asarray([values], dtype=float))[0]
+    return _fit(sizes, np.asarray([values], dtype=float), within)[0]
 
 
-def _fit(sizes: Sequence[float], values_DS: np.ndarray) -> list[PowerLaw]:
+def _fit(sizes: Sequence[float], values_DS: np.ndarray, within: tuple[float, float]) -> list[PowerLaw]:
     """``fit_power_law`` of D rows of values at once."""
     assert len(set(sizes)) >= 3, "three parameters want three sizes"
     least_D = np.full(len(values_DS), np.inf)
     found_D3 = np.zeros((len(values_DS), 3))
     for rate in RATES:
-        design_S2 = np.stack([np.ones(len(sizes)), -(np.asarray(sizes, dtype=float) ** -rate)], axis=1)
-        line_D2 = values_DS @ np.linalg.pinv(design_S2).T
-        error_D = ((line_D2 @ design_S2.T - values_DS) ** 2).sum(axis=1)
+        falling_S = np.asarray(sizes, dtype=float) ** -rate
+        limit_D = values_DS @ np.linalg.pinv(np.stack([np.ones(len(sizes)), -falling_S], axis=1))[0]
+        limit_D = np.clip(limit_D, *within)
+        gap_D = (limit_D[:, None] - values_DS) @ falling_S / (falling_S @ falling_S)  # the best one for that limit
+        error_D = ((limit_D[:, None] - gap_D[:, None] * falling_S - values_DS) ** 2).sum(axis=1)
         better_D = error_D < least_D - 1e-12
         least_D[better_D] = error_D[better_D]
-        found_D3[better_D] = np.column_stack([line_D2, np.full(len(line_D2), rate)])[better_D]
+        found_D3[better_D] = np.column_stack([limit_D, gap_D, np.full(len(limit_D), rate)])[better_D]
     return [PowerLaw(*row) for row in found_D3.tolist()]
 
 
-def power_laws_over_seeds(sizes: Sequence[float], values_SR: np.ndarray, draws: int = 500) -> list[PowerLaw]:
+def power_laws_over_seeds(
+    sizes: Sequence[float],
+    values_SR: np.ndarray,
+    within: tuple[float, float] = (-math.inf, math.inf),
+    draws: int = 500,
+) -> list[PowerLaw]:
     """Power laws of bootstrap samples: in each, every size's mean is over R seeds drawn anew from its R."""
     generator = np.random.Generator(np.random.Philox(0))
     num_sizes, num_seeds = values_SR.shape
     seeds_DSR = generator.integers(num_seeds, size=(draws, num_sizes, num_seeds))
     means_DS = np.take_along_axis(np.broadcast_to(values_SR, seeds_DSR.shape), seeds_DSR, axis=2).mean(axis=2)
-    return _fit(sizes, means_DS)
+    return _fit(sizes, means_DS, within)
 
 
 def middle(values: Sequence[float]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +14,7 @@ from ifir_lightning.studies.plan import Study
 from ifir_lightning.studies.search import num_trials
 
 METRICS = {"p_mrr": "p-MRR", "score_b": "Score B"}
+RANGES = {"p_mrr": (-100.0, 100.0), "score_b": (0.0, 100.0)}
 Result = Mapping[str, Any]
 
 
@@ -123,37 +125,43 @@ def _sensitivity(study: Study, head: str, results: Sequence[Result]) -> dict[str
 
 
 def _demand(study: Study, found: Sequence[Mapping[str, Any]], finished: Sequence[Result]) -> list[dict[str, Any]]:
-    """Along every axis of numbers: a power law of p-MRR for every head, and the size at which each reaches the goal."""
-    content = []
+    """Along every axis of numbers: a power law of each metric for every head, and where each reaches the goal."""
+    content: list[dict[str, Any]] = []
     for axis in study.axes:
         own = [each for each in found if _is_number(each["values"].get(axis))]
         by_head = {head: [each for each in own if each["head"] == head] for head in study.heads}
         by_head = {head: each for head, each in by_head.items() if len({p["values"][axis] for p in each}) >= 3}
         if not by_head:
             continue
-        goal = min(max(point["p_mrr"]["mean"] for point in each) for each in by_head.values())
-        heads = {head: _law(head, axis, each, finished, goal) for head, each in by_head.items()}
-        content.append({"axis": axis, "goal_p_mrr": goal, "heads": heads})
+        for metric in METRICS:
+            goal = min(max(point[metric]["mean"] for point in each) for each in by_head.values())
+            heads = {head: _law(axis, metric, each, finished, goal) for head, each in by_head.items()}
+            content.append({"axis": axis, "metric": metric, "goal": goal, "heads": heads})
     return content
 
 
 def _law(
-    head: str, axis: str, own: Sequence[Mapping[str, Any]], finished: Sequence[Result], goal: float
+    axis: str, metric: str, own: Sequence[Mapping[str, Any]], finished: Sequence[Result], goal: float
 ) -> dict[str, Any]:
     sizes = [float(point["values"][axis]) for point in own]
-    law = analysis.fit_power_law(sizes, [point["p_mrr"]["mean"] for point in own])
-    content = {"law": asdict(law), "size_for_goal": law.size_for(goal)}
+    law = analysis.fit_power_law(sizes, [point[metric]["mean"] for point in own], RANGES[metric])
+    content: dict[str, Any] = {"law": asdict(law), "size_for_goal": _finite(law.size_for(goal))}
     seeds = [
-        [result["p_mrr"] for result in finished if (result["head"], result["point"]) == (head, point["point"])]
+        [result[metric] for result in finished if all(result[key] == point[key] for key in ("head", "point"))]
         for point in own
     ]
     if len({len(values) for values in seeds}) == 1 and len(seeds[0]) > 1:
-        drawn = analysis.power_laws_over_seeds(sizes, np.array(seeds))
+        drawn = analysis.power_laws_over_seeds(sizes, np.array(seeds), RANGES[metric])
         content["intervals"] = {
             name: list(analysis.middle([asdict(each)[name] for each in drawn])) for name in asdict(law)
         }
-        content["size_interval"] = list(analysis.middle([each.size_for(goal) for each in drawn]))
+        content["size_interval"] = [_finite(end) for end in analysis.middle([each.size_for(goal) for each in drawn])]
     return content
+
+
+def _finite(size: float) -> float | None:
+    """None for infinity, which JSON does not know."""
+    return size if math.isfinite(size) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -1,6 +1,5 @@
 """The report of a study as one HTML file."""
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -107,19 +106,20 @@ def _sensitivity(found: Mapping[str, Any]) -> list[str]:
 def _demand(found: Sequence[Mapping[str, Any]]) -> list[str]:
     parts = []
     for axis in found:
-        rows = []
+        rows, label = [], METRICS[axis["metric"]]
         for head, each in axis["heads"].items():
-            within = "" if "size_interval" not in each else " to ".join(map(_size, each["size_interval"]))
+            within = "" if "size_interval" not in each else " to ".join(map(size_text, each["size_interval"]))
             ends = each.get("intervals", {})
             terms = [_term(each["law"][name], ends.get(name)) for name in ("limit", "gap", "rate")]
-            rows.append([head, *terms, _size(each["size_for_goal"]), within])
+            rows.append([head, *terms, size_text(each["size_for_goal"]), within])
         parts += [
             note(
-                f"Least squares of p-MRR = limit - gap n^-rate over {axis['axis']} (n). Size: where the curve reaches "
-                f"{axis['goal_p_mrr']:+.2f}, the most that every head reached; beyond the sizes that were run it is an "
-                "extrapolation. Intervals: 95% percentile bootstrap over seeds."
+                f"Least squares of {label} = limit - gap n^-rate over {axis['axis']} (n), the limit within what "
+                f"{label} can be. Size: where the curve reaches {axis['goal']:.2f}, the most that every head reached, "
+                "never where it does not rise to that; beyond the sizes that were run it is an extrapolation. "
+                "Intervals: 95% percentile bootstrap over seeds."
             ),
-            table(["head"], ["limit", "gap", "rate", "size for the same p-MRR", "95% over seeds"], rows),
+            table(["head"], ["limit", "gap", "rate", f"size for the same {label}", "95% over seeds"], rows),
         ]
     return parts
 
@@ -133,8 +133,9 @@ def _base(content: Mapping[str, Any]) -> str:
     return note(f"One thing changed against {_places(base)}; paired by seed, the change minus that.")
 
 
-def _size(size: float) -> str:
-    return "never" if math.isinf(size) else f"{size:,.0f}" if size >= 10 else f"{size:.3g}"
+def size_text(size: float | None) -> str:
+    """A number of queries (or a share of them), or that no number is enough."""
+    return "never" if size is None else f"{size:,.0f}" if 10 <= size < 1e9 else f"{size:.3g}"
 
 
 def _places(values: Mapping[str, Any]) -> str:

@@ -263,8 +263,9 @@ def results(folder: Path, listed: Sequence[Trial]) -> list[Mapping[str, Any]]:
 
 
 def _result(folder: Path, trial: Trial) -> Mapping[str, Any] | None:
+    """With the trial's place as the study names it now: an axis may have come after the trial had ended."""
     file = paths(folder, trial).result
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return json.loads(file.read_text(encoding="utf-8")) | {"values": dict(trial.values)} if file.exists() else None
 
 
 def _last_line(log: Path) -> str:
