@@ -14,6 +14,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read by triton when it is imported, by transformers for one
 
 import datasets
+import numpy as np
 import pytest
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, PreTrainedTokenizerBase
 
@@ -61,13 +62,23 @@ def tokenizer() -> PreTrainedTokenizerBase:
 @pytest.fixture(scope="session")
 def modernbert(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerBase) -> Path:
     """A random ModernBERT with a window of 8 tokens to each side, so that short texts reach beyond it."""
+    return _save_modernbert(tmp_path_factory.mktemp("modernbert"), tokenizer, hidden_size=32, num_attention_heads=4)
+
+
+@pytest.fixture(scope="session")
+def wide_modernbert(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """The same with heads of width 32, which our Triton attention takes."""
+    return _save_modernbert(
+        tmp_path_factory.mktemp("wide-modernbert"), tokenizer, hidden_size=64, num_attention_heads=2
+    )
+
+
+def _save_modernbert(folder: Path, tokenizer: PreTrainedTokenizerBase, **size: int) -> Path:
     torch.manual_seed(1)
     config = ModernBertConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=4,
-        num_attention_heads=4,
         local_attention=16,
         max_position_embeddings=512,
         pad_token_id=tokenizer.pad_token_id,
@@ -76,8 +87,9 @@ def modernbert(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTo
         bos_token_id=None,
         eos_token_id=None,
         initializer_range=0.2,
+        **size,
     )
-    return _save(ModernBertModel(config), tokenizer, tmp_path_factory.mktemp("modernbert"))
+    return _save(ModernBertModel(config), tokenizer, folder)
 
 
 @pytest.fixture(scope="session")
@@ -109,3 +121,22 @@ def _save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Pa
     model.save_pretrained(folder)  # type: ignore[operator]
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton 3.6's interpreter multiplies the bits of bfloat16 numbers as if they were integers."""
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, _convert_float, tl
+
+    plain = InterpreterBuilder.create_dot
+
+    def widened(operand: Any) -> Any:
+        if operand.dtype.scalar != tl.bfloat16:
+            return operand
+        bits = _convert_float(operand.data, tl.bfloat16, tl.float32, None)
+        return TensorHandle(bits.view(np.float32), tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: object) -> Any:
+        return plain(self, widened(a), widened(b), *rest)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)

@@ -63,7 +63,7 @@ def test_tokens_that_the_others_do_not_see(window: int | None) -> None:
     assert alone.isfinite().all()
 
 
-@pytest.mark.parametrize("kernel", ["varlen", "flash_attention_2"])
+@pytest.mark.parametrize("kernel", ["varlen", "flash_attention_2", "triton"])
 def test_kernels_without_a_mask_refuse_unattended_expansion(flash_installed, kernel: Attention) -> None:
     flash_installed(True)
     with pytest.raises(InputError, match=rf"attention is {kernel}: .* model.text.query_expansion unattended needs; po"):
@@ -110,7 +110,7 @@ def generation(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(attention, "compute_capability", lambda device: (9, 0))
 
 
-@pytest.mark.parametrize("kernel", ["flash_attention_2", "varlen"])
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "varlen", "triton"])
 def test_a_gpu_older_than_ampere_runs_sdpa(flash_installed, kernel: Attention, monkeypatch: pytest.MonkeyPatch) -> None:
     flash_installed(True)
     monkeypatch.setattr(attention, "compute_capability", lambda device: (7, 5))
@@ -121,7 +121,7 @@ def test_a_gpu_older_than_ampere_runs_sdpa(flash_installed, kernel: Attention, m
 
 @pytest.fixture
 def flash_installed(monkeypatch: pytest.MonkeyPatch):
-    """Say whether flash-attn is there, whatever this machine has."""
+    """Say whether flash-attn and triton are there, whatever this machine has."""
     return lambda there: monkeypatch.setattr(attention, "find_spec", lambda _: object() if there else None)
 
 
@@ -144,7 +144,7 @@ def test_auto_takes_the_fastest_kernel_that_can_run(
     assert choose_kernel("auto", device, dtype, dropout) == expected
 
 
-@pytest.mark.parametrize("kernel", ["flash_attention_2", "varlen", "sdpa"])
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "varlen", "triton", "sdpa"])
 def test_a_kernel_that_can_run_is_taken_as_asked(flash_installed, kernel: Attention) -> None:
     flash_installed(True)
     assert choose_kernel(kernel, CUDA, torch.bfloat16, 0.0) == kernel
@@ -159,6 +159,9 @@ def test_a_kernel_that_can_run_is_taken_as_asked(flash_installed, kernel: Attent
         ("varlen", CUDA, torch.float32, 0.0, "it computes in bfloat16 or float16, not torch.float32"),
         ("flash_attention_2", CUDA, torch.bfloat16, 0.0, "flash-attn is not installed"),
         ("varlen", CUDA, torch.bfloat16, 0.1, "it has no attention dropout, and the checkpoint's is 0.1"),
+        ("triton", CPU, torch.bfloat16, 0.0, "it needs a CUDA device, not cpu"),
+        ("triton", CUDA, torch.float32, 0.0, "it computes in bfloat16 or float16, not torch.float32"),
+        ("triton", CUDA, torch.bfloat16, 0.0, "triton is not installed"),
     ],
 )
 def test_a_kernel_that_cannot_run_is_refused(
@@ -172,3 +175,14 @@ def test_a_kernel_that_cannot_run_is_refused(
     assert rest.startswith(f"{obstacle}; possible here: auto, ")
     assert "sdpa" in rest
     assert "--trainer.precision bf16-mixed" in rest
+
+
+def test_triton_takes_heads_of_some_widths(flash_installed) -> None:
+    flash_installed(True)
+    match = (
+        r"attention is triton: it takes heads of width 32, 64 or 128, and the checkpoint's have 16; possible here: auto"
+    )
+    with pytest.raises(InputError, match=match):
+        choose_kernel("triton", CUDA, torch.bfloat16, 0.0, width=16)
+    with pytest.raises(InputError, match=r"it has no attention dropout, and the checkpoint's is 0\.1"):
+        choose_kernel("triton", CUDA, torch.bfloat16, 0.1)

@@ -38,9 +38,9 @@ def test_fit_and_validate(head: Head, precision: str, modernbert: Path, tmp_path
 
 @pytest.mark.filterwarnings("default")  # torch's compiler warns of torch
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
-@pytest.mark.parametrize("attention", ["varlen", "flash_attention_2", "sdpa"])
+@pytest.mark.parametrize("attention", ["varlen", "flash_attention_2", "triton", "sdpa"])
 def test_a_training_step_with_every_attention(
-    attention: Attention, compiled: bool, modernbert: Path, tmp_path: Path
+    attention: Attention, compiled: bool, wide_modernbert: Path, tmp_path: Path
 ) -> None:
     """In bfloat16, against the CPU in float32: the loss and the direction of the whole gradient."""
     if attention == "flash_attention_2":
@@ -49,7 +49,7 @@ def test_a_training_step_with_every_attention(
         pytest.skip("only kernels that the compiler cannot look into are compiled around")
     steps = []
     for device in ("cuda", "cpu"):
-        model = retriever(modernbert, "weighted").retriever.to(device)
+        model = retriever(wide_modernbert, "weighted").retriever.to(device)
         if device == "cuda":
             model.backbone.attention, model.backbone.compile_layers = attention, compiled
         model.prepare(torch.device(device), torch.bfloat16 if device == "cuda" else torch.float32)

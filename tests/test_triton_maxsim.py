@@ -5,42 +5,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 pytest.importorskip("triton", reason="triton is not installed: the CUDA kernels of MaxSim are not tested")
 
-from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, _convert_float, tl
-
 from ifir_lightning.models.maxsim import best_similarity
 from ifir_lightning.models.triton_maxsim import TILE, fused_best_similarity
 from ifir_lightning.records import Embeddings
 
+pytestmark = pytest.mark.usefixtures("bfloat16_products")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 LENGTHS = [1, TILE, TILE - 3, 3 * TILE + 5, 2, TILE + 1]
 """Passages of one row, of exactly a tile, of several; more passages than a program takes, and not a multiple."""
 
 Found = tuple[Tensor, Tensor, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton 3.6's interpreter multiplies the bits of bfloat16 numbers as if they were integers."""
-    plain = InterpreterBuilder.create_dot
-
-    def widened(operand: TensorHandle) -> TensorHandle:
-        if operand.dtype.scalar != tl.bfloat16:
-            return operand
-        bits = _convert_float(operand.data, tl.bfloat16, tl.float32, None)
-        return TensorHandle(bits.view(np.float32), tl.float32)
-
-    def create_dot(self: InterpreterBuilder, a: TensorHandle, b: TensorHandle, *rest: object) -> TensorHandle:
-        return plain(self, widened(a), widened(b), *rest)
-
-    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
 
 
 def example(num_rows: int, width: int, dtype: torch.dtype, lengths: list[int] = LENGTHS) -> tuple[Tensor, Embeddings]:

@@ -38,7 +38,14 @@ from ifir_lightning.export import write_export
 from ifir_lightning.models.attention import Attention
 
 ROOT = Path(__file__).parents[1]
-TESTS = ["test_gpu.py", "test_attention.py", "test_triton_maxsim.py", "test_backbone.py", "test_chunks.py"]
+TESTS = [
+    "test_gpu.py",
+    "test_attention.py",
+    "test_triton_attention.py",
+    "test_triton_maxsim.py",
+    "test_backbone.py",
+    "test_chunks.py",
+]
 PEER_BATCHES = (32, 128)
 """Queries of a step, with 8 passages each."""
 
@@ -65,7 +72,9 @@ class Report:
 
 def choices() -> Iterator[tuple[Attention, bool]]:
     """Attention kernels that can run here, plain and compiled; sdpa, one text at a time, is left to the tests."""
-    kernels: list[Attention] = ["varlen", *(["flash_attention_2"] if find_spec("flash_attn") else [])]  # type: ignore[list-item]
+    kernels: list[Attention] = ["varlen", "triton"]
+    if find_spec("flash_attn"):
+        kernels.append("flash_attention_2")
     yield from ((kernel, compiled) for kernel in kernels for compiled in (False, True))
 
 

@@ -1,4 +1,4 @@
-"""Attention over packed texts: one function, three kernels under it.
+"""Attention over packed texts: one function and the kernels under it, chosen by what can run.
 
 A sliding window is counted as transformers does: 65 means that token i sees token j where |i - j| <= 64.
 """
@@ -14,8 +14,11 @@ from torch import Tensor
 
 from ifir_lightning.errors import InputError
 
-Attention = Literal["auto", "flash_attention_2", "varlen", "sdpa"]
-Kernel = Literal["flash_attention_2", "varlen", "sdpa"]
+Attention = Literal["auto", "flash_attention_2", "varlen", "triton", "sdpa"]
+Kernel = Literal["flash_attention_2", "varlen", "triton", "sdpa"]
+"""``triton`` rotates queries and keys itself (``triton_attention``); the others are given turned ones."""
+TRITON_WIDTHS = (32, 64, 128)
+"""Of heads: both halves are a power of two that tensor cores take."""
 Heads = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values, [T, H, W] each."""
 
@@ -32,6 +35,7 @@ class Layout:
             run at once, without padding. Texts sorted by length make long runs.
         distance: |i - j| up to the longest text; only ``sdpa`` needs it.
         attend_T: Tokens that the others of their text see, None for all; only ``sdpa`` can leave some out.
+        tiles: What ``triton`` asks for, on the device.
     """
 
     kernel: Kernel
@@ -40,6 +44,7 @@ class Layout:
     groups: tuple[tuple[int, int], ...]
     distance: Tensor | None
     attend_T: Tensor | None
+    tiles: Tensor | None = None
 
 
 def make_layout(lengths_B: Tensor, kernel: Kernel, device: torch.device, attend_T: Tensor | None = None) -> Layout:
@@ -50,7 +55,12 @@ def make_layout(lengths_B: Tensor, kernel: Kernel, device: torch.device, attend_
     position = torch.arange(int(lengths_B.max()), device=device)
     distance = (position[:, None] - position).abs() if kernel == "sdpa" else None
     groups = tuple(zip(counts.tolist(), lengths.tolist(), strict=True))
-    return Layout(kernel, cumulative.to(device, non_blocking=True), len(position), groups, distance, attend_T)
+    tiles = None
+    if kernel == "triton":
+        from ifir_lightning.models.triton_attention import make_tiles
+
+        tiles = make_tiles(lengths_B).to(device, non_blocking=True)
+    return Layout(kernel, cumulative.to(device, non_blocking=True), len(position), groups, distance, attend_T, tiles)
 
 
 def packed_attention(
@@ -60,7 +70,7 @@ def packed_attention(
 
     Args:
         qkv_THW: Queries, keys and values of H heads of width W.
-        layout: Where each text begins and ends.
+        layout: Where each text begins and ends; of every kernel but ``triton``.
         scale: Multiplies the products of queries and keys.
         dropout: Of attention weights.
         window: Token i sees token j where |i - j| < window; None for all tokens of the text.
@@ -119,9 +129,22 @@ _EXPANSION = "it has no mask, which model.text.query_expansion unattended needs"
 
 
 def choose_kernel(
-    attention: Attention, device: torch.device, dtype: torch.dtype, dropout: float, unattended: bool = False
+    attention: Attention,
+    device: torch.device,
+    dtype: torch.dtype,
+    dropout: float,
+    unattended: bool = False,
+    width: int = 64,
 ) -> Kernel:
     """The kernel for what the recipe asks, given where, in which precision and on what attention will run.
+
+    Args:
+        attention: What the recipe asks.
+        device: Where it will run.
+        dtype: What it will compute in.
+        dropout: Of attention weights.
+        unattended: Whether some tokens are not seen by the others.
+        width: Of a head.
 
     Raises:
         InputError: The recipe names a kernel that cannot run there.
@@ -141,6 +164,15 @@ def choose_kernel(
             (device.type != "cuda", f"it needs a CUDA device, not {device.type}"),
             (not half, f"it computes in bfloat16 or float16, not {dtype}"),
             (old, "it needs an Ampere GPU (compute capability 8.0) or newer"),
+            (dropout > 0, f"it has no attention dropout, and the checkpoint's is {dropout}"),
+            (unattended, _EXPANSION),
+        ),
+        "triton": _first(
+            (device.type != "cuda", f"it needs a CUDA device, not {device.type}"),
+            (not half, f"it computes in bfloat16 or float16, not {dtype}"),
+            (old, "it needs an Ampere GPU (compute capability 8.0) or newer"),
+            (find_spec("triton") is None, "triton is not installed"),
+            (width not in TRITON_WIDTHS, f"it takes heads of width 32, 64 or 128, and the checkpoint's have {width}"),
             (dropout > 0, f"it has no attention dropout, and the checkpoint's is {dropout}"),
             (unattended, _EXPANSION),
         ),

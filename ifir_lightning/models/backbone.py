@@ -33,14 +33,14 @@ class BackboneSettings:
             of the tokenizer unless given.
         tokenizer: Folder or hub id of the tokenizer; by default the checkpoint's.
         attention: Kernel of packed attention. ``auto`` takes flash-attn, torch's varlen kernel or per-text
-            scaled-dot-product attention, the first that can run.
+            scaled-dot-product attention, the first that can run; ``triton`` is a kernel of our own that rotates too.
         trust_remote_code: Allow a checkpoint to run code of its own.
         max_padded_tokens: Size of a padded chunk (texts times longest text) for encoders that cannot run packed.
         max_tokens_per_chunk: Encode a training batch in chunks of at most so many tokens (a longer text is a chunk of
             its own) and compute each again in the backward pass: less memory for a third more time. By default the
             batch is encoded at once.
         compile: Let torch.compile fuse what lies around attention in each layer of a packed model (rotation, gated MLP,
-            norms, residuals), once for all lengths. For a GPU with flash-attn or varlen attention.
+            norms, residuals), once for all lengths. For a GPU and any attention but ``sdpa``.
         lora: Train low-rank adapters of the transformer's layers instead of its weights; by default the weights.
     """
 
@@ -128,7 +128,9 @@ class Backbone(nn.Module):
             InputError: The kernel that the recipe names cannot run there.
         """
         if self.packed:
-            self.kernel = choose_kernel(self.attention, device, dtype, self.model.config.attention_dropout, unattended)
+            config = self.model.config
+            width = config.hidden_size // config.num_attention_heads
+            self.kernel = choose_kernel(self.attention, device, dtype, config.attention_dropout, unattended, width)
         elif self.attention not in ("auto", "sdpa"):
             raise InputError(
                 f"model.backbone.attention is {self.attention}, but {self.model.config.model_type} runs padded; "
@@ -142,8 +144,8 @@ class Backbone(nn.Module):
         if not self.packed or self.kernel == "sdpa":
             raise InputError(
                 f"model.backbone.compile is true, but attention is {self.kernel} and the model "
-                f"{'packed' if self.packed else 'padded'}; allowed is it with a packed model and flash_attention_2 or "
-                "varlen attention, on a GPU in bfloat16: set model.backbone.compile to false"
+                f"{'packed' if self.packed else 'padded'}; allowed is it with a packed model and flash_attention_2, "
+                "varlen or triton attention, on a GPU in bfloat16: set model.backbone.compile to false"
             )
         # A layer is compiled anew for local and global attention, for gradients and for none, for each precision.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
@@ -168,7 +170,9 @@ class Backbone(nn.Module):
         self._count(len(tokens.input_ids_T), len(tokens.input_ids_T))
         layout = make_layout(tokens.lengths_B, self.kernel, tokens.input_ids_T.device, tokens.attend_T)
         if self.compile_layers:  # the compiler takes an attribute's size for fixed until it has seen another
-            torch._dynamo.maybe_mark_dynamic(layout.cumulative, 0)
+            for each in (layout.cumulative, layout.tiles):
+                if each is not None:
+                    torch._dynamo.maybe_mark_dynamic(each, 0)
         return encode_packed(self.model, tokens.input_ids_T, tokens.lengths_B, layout)
 
     def _count(self, num_encoded: int, num_computed: int) -> None:

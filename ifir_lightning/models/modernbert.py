@@ -17,7 +17,7 @@ from ifir_lightning.records import segment_rows
 ModernBert = Any
 """``transformers.ModernBertModel``, whose parts the type checker does not know."""
 Rotation = tuple[Tensor, Tensor]
-"""Cosine and sine of each token's angles, [T, 1, 1, width of a head / 2]."""
+"""Cosine and sine of each token's angles, [T, 1, 1, width of a head / 2]; of each position's for ``triton``."""
 
 
 def pack_layers(model: ModernBert) -> None:
@@ -27,9 +27,12 @@ def pack_layers(model: ModernBert) -> None:
 
 def encode_packed(model: ModernBert, input_ids_T: Tensor, lengths_B: Tensor, layout: Layout) -> Tensor:
     """hidden_TD of the last layer, for texts of ``lengths_B`` tokens (on the CPU) laid end to end."""
-    position_T = segment_rows(torch.zeros_like(lengths_B), lengths_B).to(input_ids_T.device, non_blocking=True)
+    if layout.kernel == "triton":
+        position = torch.arange(layout.max_length, device=input_ids_T.device)
+    else:
+        position = segment_rows(torch.zeros_like(lengths_B), lengths_B).to(input_ids_T.device, non_blocking=True)
     hidden_TD = model.embeddings(input_ids_T)
-    rotations = {kind: _rotation(model, hidden_TD, position_T, kind) for kind in set(model.config.layer_types)}
+    rotations = {kind: _rotation(model, hidden_TD, position, kind) for kind in set(model.config.layer_types)}
     for layer in model.layers:
         hidden_TD = layer(hidden_TD, rotations[layer.attention_type], layout)
     return model.final_norm(hidden_TD)
@@ -55,8 +58,15 @@ class PackedLayer(nn.Module):
         attn = self.attn
         dropout = attn.attention_dropout if self.training else 0.0
         scale = attn.head_dim**-0.5
-        qkv_THW = rotated_heads(attn.Wqkv, hidden_TD, attn.head_dim, *rotation)
-        heads_THW = packed_attention(qkv_THW, layout, scale, dropout, attn.sliding_window)
+        if layout.tiles is not None:
+            from ifir_lightning.models.triton_attention import rotary_attention
+
+            qkv_T3HW = attn.Wqkv(hidden_TD).unflatten(-1, (3, -1, attn.head_dim))
+            cos_PV, sin_PV = (each[:, 0, 0] for each in rotation)
+            heads_THW = rotary_attention(qkv_T3HW, cos_PV, sin_PV, layout.tiles, scale, attn.sliding_window)
+        else:
+            qkv_THW = rotated_heads(attn.Wqkv, hidden_TD, attn.head_dim, *rotation)
+            heads_THW = packed_attention(qkv_THW, layout, scale, dropout, attn.sliding_window)
         return attn.out_drop(attn.Wo(heads_THW.flatten(1)))
 
 

@@ -1,0 +1,127 @@
+"""Rotation and attention of packed texts on CUDA, as three Triton kernels of our own.
+
+    attended[t] = sum over the tokens s that t sees of softmax(scale <turned query[t], turned key[s]>) value[s]
+
+For texts of some hundred tokens, where kernels made for long ones wait for memory: queries and keys are turned by
+their token's angles when they are read, and their gradients turned back before they are written, so that no turned
+copy exists; the gradients of queries, keys and values go to their places in one tensor. A program owns TILE tokens of
+one text and one head and walks over the tiles of that text within reach. Nothing is added atomically: two runs are
+equal bit for bit. Softmax is computed as in FlashAttention (Dao et al. 2022), in base 2: what stays for the backward
+pass is one number for each token and head.
+
+The compiler sees the heads, their width, the window and the tile: a new batch compiles nothing. Without a GPU the
+kernels run under TRITON_INTERPRET=1. Its ``range`` does not take loaded bounds: hence ``while``.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ifir_lightning.models.attention import TRITON_WIDTHS
+from ifir_lightning.models.triton_attention_kernels import forward_kernel, keys_kernel, queries_kernel
+
+TILE = 64
+"""Tokens of a tile."""
+
+
+def make_tiles(lengths_B: Tensor) -> Tensor:
+    """tiles_N3, int32: where the text of each tile begins, its length, and the tile's first token within the text."""
+    counts_B = (lengths_B + TILE - 1) // TILE
+    starts_B, firsts_B = lengths_B.cumsum(0) - lengths_B, counts_B.cumsum(0) - counts_B
+    text_N = torch.repeat_interleave(counts_B)
+    within_N = torch.arange(len(text_N)) - firsts_B[text_N]
+    return torch.stack([starts_B[text_N], lengths_B[text_N], within_N * TILE], dim=1).to(torch.int32)
+
+
+def rotary_attention(
+    qkv_T3HW: Tensor, cos_PV: Tensor, sin_PV: Tensor, tiles_N3: Tensor, scale: float, window: int | None = None
+) -> Tensor:
+    """heads_THW: attention within each text, of queries and keys turned by their position's angles.
+
+    Args:
+        qkv_T3HW: Queries, keys and values of H heads of width W, of all texts end to end.
+        cos_PV: Of the angles of each position up to the longest text, for the V = W / 2 pairs of a head; float32.
+        sin_PV: Likewise.
+        tiles_N3: Of ``make_tiles``, on the device.
+        scale: Multiplies the products of queries and keys.
+        window: Token i sees token j where |i - j| < window; None for all tokens of the text.
+
+    Products are added in float32; turned queries and keys, weights and their gradients are rounded to the dtype of
+    ``qkv_T3HW``, in which the gradients come back too.
+    """
+    assert qkv_T3HW.shape[-1] in TRITON_WIDTHS, f"heads of width {qkv_T3HW.shape[-1]}"
+    tables = (cos_PV.float().contiguous(), sin_PV.float().contiguous())
+    attended, _ = _attend(qkv_T3HW.contiguous(), *tables, tiles_N3, scale, window or 0)
+    return attended
+
+
+@torch.library.custom_op("ifir_lightning::rotary_attention", mutates_args=())
+def _attend(
+    qkv_T3HW: Tensor, cos_PV: Tensor, sin_PV: Tensor, tiles_N3: Tensor, scale: float, window: int
+) -> tuple[Tensor, Tensor]:
+    """heads_THW, and the logarithm of what each token's softmax divides by, [H, T]; opaque to torch.compile."""
+    attended_THW, divisor_HT = _outputs(qkv_T3HW)
+    grid, sizes = _shape(qkv_T3HW, tiles_N3, window)
+    with torch.cuda.device_of(qkv_T3HW):
+        forward_kernel[grid](
+            qkv_T3HW, cos_PV, sin_PV, tiles_N3, attended_THW, divisor_HT, len(qkv_T3HW), scale / math.log(2), *sizes
+        )
+    return attended_THW, divisor_HT
+
+
+@torch.library.custom_op("ifir_lightning::rotary_attention_backward", mutates_args=())
+def _attend_backward(
+    gradient_THW: Tensor,
+    qkv_T3HW: Tensor,
+    cos_PV: Tensor,
+    sin_PV: Tensor,
+    tiles_N3: Tensor,
+    attended_THW: Tensor,
+    divisor_HT: Tensor,
+    scale: float,
+    window: int,
+) -> Tensor:
+    gradients_T3HW = torch.empty_like(qkv_T3HW)
+    grid, sizes = _shape(qkv_T3HW, tiles_N3, window)
+    saved = (attended_THW, divisor_HT, gradient_THW.contiguous(), gradients_T3HW)
+    with torch.cuda.device_of(qkv_T3HW):
+        for kernel in (keys_kernel, queries_kernel):
+            kernel[grid](qkv_T3HW, cos_PV, sin_PV, tiles_N3, *saved, len(qkv_T3HW), scale, *sizes)
+    return gradients_T3HW
+
+
+def _outputs(qkv_T3HW: Tensor) -> tuple[Tensor, Tensor]:
+    num_tokens, _, num_heads, width = qkv_T3HW.shape
+    attended_THW = qkv_T3HW.new_empty(num_tokens, num_heads, width)
+    return attended_THW, qkv_T3HW.new_empty(num_heads, num_tokens, dtype=torch.float32)
+
+
+def _shape(qkv_T3HW: Tensor, tiles_N3: Tensor, window: int) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """A program for each tile and head, and what the compiler is told."""
+    num_heads, width = qkv_T3HW.shape[2:]
+    return (len(tiles_N3), num_heads), (num_heads, width // 2, TILE, window)
+
+
+@_attend.register_fake
+def _(qkv_T3HW: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return _outputs(qkv_T3HW)
+
+
+@_attend_backward.register_fake
+def _(gradient_THW: Tensor, qkv_T3HW: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(qkv_T3HW)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:4], *output)
+    ctx.scale, ctx.window = inputs[4:]
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, gradient_THW: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return _attend_backward(gradient_THW, *ctx.saved_tensors, ctx.scale, ctx.window), None, None, None, None, None
+
+
+_attend.register_autograd(_differentiate, setup_context=_remember)
