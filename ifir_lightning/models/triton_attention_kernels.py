@@ -56,11 +56,9 @@ def keys_kernel(
     """Gradients of a tile's keys and values, from the queries that see them."""
     head = tl.program_id(1)
     start, length, first = _tile(tiles)
-    qkv += start * 3 * NUM_HEADS * 2 * HALF
-    gradients += start * 3 * NUM_HEADS * 2 * HALF
-    attended += start * NUM_HEADS * 2 * HALF
-    gradient += start * NUM_HEADS * 2 * HALF
-    divisor += head.to(tl.int64) * num_tokens + start
+    qkv, gradients, attended, gradient, divisor = _from_text(
+        qkv, gradients, attended, gradient, divisor, start, head, num_tokens, NUM_HEADS, HALF
+    )
     column = first + tl.arange(0, TILE)
     key_1, key_2 = _turned(qkv, cos, sin, 1, column, length, head, NUM_HEADS, HALF)
     value = _value(qkv, column, length, head, NUM_HEADS, HALF)
@@ -91,11 +89,9 @@ def queries_kernel(
     """Gradients of a tile's queries, from the keys and values that they see."""
     head = tl.program_id(1)
     start, length, first = _tile(tiles)
-    qkv += start * 3 * NUM_HEADS * 2 * HALF
-    gradients += start * 3 * NUM_HEADS * 2 * HALF
-    attended += start * NUM_HEADS * 2 * HALF
-    gradient += start * NUM_HEADS * 2 * HALF
-    divisor += head.to(tl.int64) * num_tokens + start
+    qkv, gradients, attended, gradient, divisor = _from_text(
+        qkv, gradients, attended, gradient, divisor, start, head, num_tokens, NUM_HEADS, HALF
+    )
     row = first + tl.arange(0, TILE)
     query_1, query_2 = _turned(qkv, cos, sin, 0, row, length, head, NUM_HEADS, HALF)
     pull, shared, log_2 = _pull(attended, gradient, divisor, row, length, head, NUM_HEADS, HALF)
@@ -119,6 +115,16 @@ def _tile(tiles):
     """Where the program's text begins, its length, and the first token of its tile."""
     tiles += 3 * tl.program_id(0)
     return tl.load(tiles).to(tl.int64), tl.load(tiles + 1), tl.load(tiles + 2)
+
+
+@triton.jit
+def _from_text(
+    qkv, gradients, attended, gradient, divisor, start, head, num_tokens, NUM_HEADS: tl.constexpr, HALF: tl.constexpr
+):
+    """The tensors from a text's first token on: what is added to them within a text fits in 32 bits."""
+    vectors = start * NUM_HEADS * 2 * HALF
+    divisor += head.to(tl.int64) * num_tokens + start
+    return qkv + 3 * vectors, gradients + 3 * vectors, attended + vectors, gradient + vectors, divisor
 
 
 @triton.jit
