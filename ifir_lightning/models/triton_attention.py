@@ -14,12 +14,12 @@ kernels run under TRITON_INTERPRET=1. Its ``range`` does not take loaded bounds:
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ifir_lightning.models.attention import TRITON_WIDTHS
 from ifir_lightning.models.triton_attention_kernels import forward_kernel, keys_kernel, queries_kernel
 
 TILE = 64
@@ -41,7 +41,7 @@ def rotary_attention(
     """heads_THW: attention within each text, of queries and keys turned by their position's angles.
 
     Args:
-        qkv_T3HW: Queries, keys and values of H heads of width W, of all texts end to end.
+        qkv_T3HW: Queries, keys and values of H heads of width W (32, 64 or 128), of all texts end to end.
         cos_PV: Of the angles of each position up to the longest text, for the V = W / 2 pairs of a head; float32.
         sin_PV: Likewise.
         tiles_N3: Of ``make_tiles``, on the device.
@@ -51,7 +51,6 @@ def rotary_attention(
     Products are added in float32; turned queries and keys, weights and their gradients are rounded to the dtype of
     ``qkv_T3HW``, in which the gradients come back too.
     """
-    assert qkv_T3HW.shape[-1] in TRITON_WIDTHS, f"heads of width {qkv_T3HW.shape[-1]}"
     tables = (cos_PV.float().contiguous(), sin_PV.float().contiguous())
     attended, _ = _attend(qkv_T3HW.contiguous(), *tables, tiles_N3, scale, window or 0)
     return attended
@@ -120,8 +119,6 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
     ctx.mark_non_differentiable(output[1])
 
 
-def _differentiate(ctx: Any, gradient_THW: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+@partial(_attend.register_autograd, setup_context=_remember)
+def _(ctx: Any, gradient_THW: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     return _attend_backward(gradient_THW, *ctx.saved_tensors, ctx.scale, ctx.window), None, None, None, None, None
-
-
-_attend.register_autograd(_differentiate, setup_context=_remember)
