@@ -152,29 +152,22 @@ def choose_kernel(
     half = dtype in (torch.bfloat16, torch.float16)
     old = device.type == "cuda" and compute_capability(device) < (8, 0)
     flash = find_spec("flash_attn") is not None
+    gpu = (
+        (device.type != "cuda", f"it needs a CUDA device, not {device.type}"),
+        (not half, f"it computes in bfloat16 or float16, not {dtype}"),
+        (old, "it needs an Ampere GPU (compute capability 8.0) or newer"),
+    )
+    no_dropout = (dropout > 0, f"it has no attention dropout, and the checkpoint's is {dropout}")
+    unseen = (unattended, _EXPANSION)
     obstacles: dict[Kernel, str | None] = {
-        "flash_attention_2": _first(
-            (device.type != "cuda", f"it needs a CUDA device, not {device.type}"),
-            (not half, f"it computes in bfloat16 or float16, not {dtype}"),
-            (old, "it needs an Ampere GPU (compute capability 8.0) or newer"),
-            (not flash, "flash-attn is not installed"),
-            (unattended, _EXPANSION),
-        ),
-        "varlen": _first(
-            (device.type != "cuda", f"it needs a CUDA device, not {device.type}"),
-            (not half, f"it computes in bfloat16 or float16, not {dtype}"),
-            (old, "it needs an Ampere GPU (compute capability 8.0) or newer"),
-            (dropout > 0, f"it has no attention dropout, and the checkpoint's is {dropout}"),
-            (unattended, _EXPANSION),
-        ),
+        "flash_attention_2": _first(*gpu, (not flash, "flash-attn is not installed"), unseen),
+        "varlen": _first(*gpu, no_dropout, unseen),
         "triton": _first(
-            (device.type != "cuda", f"it needs a CUDA device, not {device.type}"),
-            (not half, f"it computes in bfloat16 or float16, not {dtype}"),
-            (old, "it needs an Ampere GPU (compute capability 8.0) or newer"),
+            *gpu,
             (find_spec("triton") is None, "triton is not installed"),
             (width not in TRITON_WIDTHS, f"it takes heads of width 32, 64 or 128, and the checkpoint's have {width}"),
-            (dropout > 0, f"it has no attention dropout, and the checkpoint's is {dropout}"),
-            (unattended, _EXPANSION),
+            no_dropout,
+            unseen,
         ),
         "sdpa": None,
     }

@@ -58,7 +58,8 @@ class PackedLayer(nn.Module):
         attn = self.attn
         dropout = attn.attention_dropout if self.training else 0.0
         scale = attn.head_dim**-0.5
-        if layout.tiles is not None:
+        if layout.kernel == "triton":
+            assert layout.tiles is not None
             from ifir_lightning.models.triton_attention import rotary_attention
 
             qkv_T3HW = attn.Wqkv(hidden_TD).unflatten(-1, (3, -1, attn.head_dim))
