@@ -1,9 +1,11 @@
 """Attention within each text of a packed batch: every kernel against a loop over tokens, and which kernel is chosen."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from small import load_backbone
 from torch import Tensor
 
 from ifir_lightning.errors import InputError
@@ -177,12 +179,15 @@ def test_a_kernel_that_cannot_run_is_refused(
     assert "--trainer.precision bf16-mixed" in rest
 
 
-def test_triton_takes_heads_of_some_widths(flash_installed) -> None:
+def test_triton_takes_heads_of_some_widths(flash_installed, modernbert: Path) -> None:
     flash_installed(True)
     match = (
         r"attention is triton: it takes heads of width 32, 64 or 128, and the checkpoint's have 16; possible here: auto"
     )
     with pytest.raises(InputError, match=match):
         choose_kernel("triton", CUDA, torch.bfloat16, 0.0, width=16)
+    backbone = load_backbone(modernbert, attention="triton")
+    with pytest.raises(InputError, match=r"the checkpoint's have 8; possible"):
+        backbone.prepare(CUDA, torch.bfloat16)
     with pytest.raises(InputError, match=r"it has no attention dropout, and the checkpoint's is 0\.1"):
         choose_kernel("triton", CUDA, torch.bfloat16, 0.1)

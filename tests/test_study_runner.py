@@ -192,7 +192,7 @@ def test_data_demand_names_the_size_that_each_head_needs_for_what_all_reached(tm
     demand = replace(study, kind="data-demand", axes={"size": Axis(key="budget", choices=tuple(sizes))})
     found = [
         {"head": head, "point": number, "seed": seed, "values": {"size": size}, "status": "finished", "seconds": 1.0}
-        | {"p_mrr": 50 - gap * size**-0.5 + spread, "score_b": 90.0}
+        | {"p_mrr": 50 - gap * size**-0.5 + spread, "score_b": 90 - gap * size**-0.5}
         for head, gap in (("plain", 400.0), ("late", 200.0))
         for number, size in enumerate(sizes)
         for seed, spread in ((0, -0.01), (1, 0.01))
@@ -200,9 +200,10 @@ def test_data_demand_names_the_size_that_each_head_needs_for_what_all_reached(tm
     whole = answer(demand, found)
     assert [(each["head"], each["minus"]) for each in whole["differences"]] == [("late", "plain")] * 4
     assert [each["p_mrr"]["mean"] for each in whole["differences"]] == pytest.approx([20.0, 10.0, 5.0, 2.5])
-    content, flat = whole["data_demand"]
-    assert (content["axis"], content["metric"], flat["metric"]) == ("size", "p_mrr", "score_b")
-    assert [flat["heads"][head]["size_for_goal"] for head in flat["heads"]] == [None, None]  # it rises with nothing
+    content, ranking = whole["data_demand"]
+    assert (content["axis"], content["metric"], ranking["metric"]) == ("size", "p_mrr", "score_b")
+    assert ranking["goal"] == pytest.approx(85.0)
+    assert ranking["heads"]["late"]["size_for_goal"] == pytest.approx(1600, rel=0.02)
     assert content["goal"] == pytest.approx(45.0)  # what the plain head reached at 6400
     assert content["heads"]["plain"]["size_for_goal"] == pytest.approx(6400, rel=0.02)
     assert content["heads"]["late"]["size_for_goal"] == pytest.approx(1600, rel=0.02)
@@ -211,6 +212,23 @@ def test_data_demand_names_the_size_that_each_head_needs_for_what_all_reached(tm
     low, high = content["heads"]["late"]["intervals"]["limit"]
     assert (low, high) == pytest.approx((50.0, 50.0), abs=0.1)  # seeds hardly differ
     assert "limit - gap n^-rate over size (n)" in study_page(whole, list(demand.heads), list(demand.axes))
+
+
+def test_a_head_that_more_data_does_not_help_never_reaches_the_goal(study: Study) -> None:
+    sizes = (100, 400, 1600)
+    demand = replace(study, kind="data-demand", heads={"late": {}}, axes={"size": Axis(key="budget", choices=sizes)})
+    found = [
+        {"head": "late", "point": number, "seed": seed, "values": {"size": size}, "status": "finished", "seconds": 1.0}
+        | {"p_mrr": -5 - size / 200, "score_b": 40.0}
+        for number, size in enumerate(sizes)
+        for seed in (0, 1)
+    ]
+    whole = answer(demand, found)
+    for each in whole["data_demand"]:
+        assert each["heads"]["late"]["size_for_goal"] is None
+        assert each["heads"]["late"]["size_interval"] == [None, None]
+    assert "never to never" in study_page(whole, ["late"], ["size"])
+    assert "Infinity" not in json.dumps(whole)
 
 
 def test_changes_are_paired_with_point_0_by_seed(study: Study) -> None:
