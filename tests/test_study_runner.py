@@ -204,6 +204,7 @@ def test_data_demand_names_the_size_that_each_head_needs_for_what_all_reached(tm
     assert (content["axis"], content["metric"], ranking["metric"]) == ("size", "p_mrr", "score_b")
     assert ranking["goal"] == pytest.approx(85.0)
     assert ranking["heads"]["late"]["size_for_goal"] == pytest.approx(1600, rel=0.02)
+    assert ranking["heads"]["late"]["size_interval"] == pytest.approx([1600, 1600], rel=0.02)  # equal seeds
     assert content["goal"] == pytest.approx(45.0)  # what the plain head reached at 6400
     assert content["heads"]["plain"]["size_for_goal"] == pytest.approx(6400, rel=0.02)
     assert content["heads"]["late"]["size_for_goal"] == pytest.approx(1600, rel=0.02)
