@@ -48,6 +48,20 @@ def test_bench_maxsim_counts_inputs_gradients_and_what_lies_beside_them() -> Non
         assert figures["of_inputs_and_gradients"] == pytest.approx((held + figures["extra_bytes"]) / (2 * held))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_bench_data_measures_the_data_module(tool, tmp_path: Path) -> None:
+    """The sum of a worker's phases is its time; all figures of a start are there."""
+    tool("benchmarks.table").write_table(tmp_path / "train.parquet", 40, ["word", "other"], num_negatives=8)
+    settings = {"table": str(tmp_path / "train.parquet"), "batch": 8, "group_size": 4, "workers": 0, "batches": 2}
+    measure, settings = tool("bench_data").measure, settings | {"tokenizer": str(tool("bench_data").TOKENIZER)}
+    start, phases, loader = (measure(tmp_path, settings | {"what": what}) for what in ("start", "phases", "loader"))
+    assert start["before_anonymous"] < start["peak_anonymous"]
+    assert min(start["setup_seconds"], start["first_batch_seconds"]) > 0
+    spent = sum(phases[name] for name in ("read", "sample", "tokenise", "pack"))
+    assert spent == pytest.approx(1e6 / phases["texts_per_second"], rel=0.02)
+    assert loader["texts_per_second"] == pytest.approx(5 * loader["rows_per_second"])
+
+
 def test_ratios_above_one_mean_that_we_are_faster_and_memory_below_one_that_we_need_less(tool) -> None:
     ours, theirs = {"cpu_seconds": 2.0, "peak_bytes": 3}, {"cpu_seconds": 10.0, "peak_bytes": 12}
     twice = {"cpu_seconds": 4.0, "peak_bytes": 6}
@@ -72,7 +86,8 @@ def test_the_texts_of_the_training_benchmark_have_the_mix_of_lengths(tool) -> No
     queries = [2 + len(text.split()) for text in make_texts(4000, 1)["queries"]]
     assert sum(queries) / len(queries) == pytest.approx(74, rel=0.04)
     assert 0.33 < sum(length < 42 for length in queries) / len(queries) < 0.39
-    assert step.num_tokens(make_texts(128, 8)) == pytest.approx(124_000, rel=0.04)
+    assert step.num_tokens(make_texts(128, 8), 304, 300) == pytest.approx(124_000, rel=0.04)
+    assert step.num_tokens({"queries": ["a b c"], "passages": [["a b", "a b c d e"]]}, 4, 6) == 4 + 4 + 6
 
 
 def test_the_answers_of_a_study_are_tables_and_pictures(tool, tmp_path: Path) -> None:

@@ -51,20 +51,22 @@ def write_model(folder: Path, tokenizer: Path, limits: tuple[int, int], late: bo
     return folder
 
 
-def measure(python: str, side: str, model: Path, texts: Path, steps: int) -> dict[str, Any]:
-    command = [python, str(HERE / "benchmarks" / "step.py"), side, str(model), str(texts), str(steps)]
+def measure(python: str, side: str, model: Path, texts: Path, numbers: list[int]) -> dict[str, Any]:
+    command = [python, str(HERE / "benchmarks" / "step.py"), side, str(model), str(texts), *map(str, numbers)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(sides: dict[str, str], model: Path, texts: Path, rounds: int, steps: int) -> dict[str, dict[str, Any]]:
+def compare(
+    sides: dict[str, str], model: Path, texts: Path, rounds: int, steps: int, limits: tuple[int, int]
+) -> dict[str, dict[str, Any]]:
     """Medians over rounds, the sides in turn."""
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(rounds):
         for side, python in sides.items():
-            runs[side].append(measure(python, side, model, texts, steps))
+            runs[side].append(measure(python, side, model, texts, [steps, *limits]))
             print(".", end="", file=sys.stderr, flush=True)
     return {
         side: {
@@ -110,18 +112,19 @@ def main() -> None:
         ):
             name = "bi_encoder" if "dense" in sides else f"{limits[0]}_{limits[1]}"
             model = write_model(root / name, root / "tokenizer", limits, late="dense" not in sides)
-            figures[name] = compare(sides, model, root / "texts.json", arguments.rounds, arguments.steps)
+            figures[name] = compare(sides, model, root / "texts.json", arguments.rounds, arguments.steps, limits)
     figures |= ratios(figures)
     print(json.dumps(figures, indent=1) if arguments.json else table(figures, arguments.queries * 9))
 
 
 def growth(root: Path, num_queries: int, rounds: int) -> list[dict[str, Any]]:
     """Our step at 1, 4 and 16 times the batch; at 16 times only in chunks."""
-    model, found = write_model(root / "model", root / "tokenizer", (304, 300), late=True), []
+    limits, found = (304, 300), []
+    model = write_model(root / "model", root / "tokenizer", limits, late=True)
     for times in (1, 4, 16):
         write_texts(root / "texts.json", make_texts(times * num_queries, 8))
         sides = dict.fromkeys(["ours-chunked"] if times == 16 else ["ours", "ours-chunked"], sys.executable)
-        for side, figures in compare(sides, model, root / "texts.json", rounds, 1).items():
+        for side, figures in compare(sides, model, root / "texts.json", rounds, 1, limits).items():
             found.append({"side": side, "batch": f"{times * num_queries} x 8"} | figures)
     return found
 

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 from ifir_lightning.data import formats
 from ifir_lightning.data.datamodule import EpochBatches, PromptrieverData
 from ifir_lightning.data.sampling import GroupSampler
+from ifir_lightning.losses import InfoNCE
 from ifir_lightning.text import TextTokenizer
 from ifir_lightning.text_format import TextFormat
 
@@ -61,7 +62,7 @@ def make_data(settings: dict[str, Any]) -> tuple[PromptrieverData, TextTokenizer
     data = PromptrieverData(settings["table"], settings["batch"], sampler, num_workers=settings["workers"])
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         current_epoch=0,
-        lightning_module=SimpleNamespace(retriever=SimpleNamespace(tokenizer=tokenizer)),
+        lightning_module=SimpleNamespace(retriever=SimpleNamespace(tokenizer=tokenizer), loss=InfoNCE(0.02)),
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     return data, tokenizer

@@ -1,8 +1,8 @@
-"""One library's training step, measured in a process of its own: step.py SIDE MODEL TEXTS STEPS
+"""One library's training step, measured in a process of its own: step.py SIDE MODEL TEXTS STEPS QUERIES PASSAGES
 
 SIDE is ours, ours-chunked (recomputed in chunks of 4,096 tokens), ours-dense, pylate, multi-vector or dense (the last
-two of sentence-transformers). Texts are tokenised beforehand. Prints one line of JSON: CPU and wall seconds of each
-step after a warm-up, peak memory, first loss.
+two of sentence-transformers); QUERIES and PASSAGES are MODEL's limits in tokens. Texts are tokenised beforehand. Prints
+one line of JSON: CPU and wall seconds of each step after a warm-up, peak memory, first loss.
 """
 
 import json
@@ -95,20 +95,20 @@ SIDES: dict[str, Callable[..., tuple[torch.nn.Module, Step]]] = {
 }
 
 
-def num_tokens(texts: dict[str, list]) -> int:
-    """Real tokens at limits 304 / 300; a word is one, and two stand around them."""
+def num_tokens(texts: dict[str, list], query_limit: int, passage_limit: int) -> int:
+    """Real tokens of the texts; a word is one, and two stand around them."""
     passages = [passage for group in texts["passages"] for passage in group]
-    named = ((texts["queries"], 304), (passages, 300))
+    named = ((texts["queries"], query_limit), (passages, passage_limit))
     return sum(min(limit, 2 + len(text.split())) for column, limit in named for text in column)
 
 
-def main(side: str, model: str, texts: str, steps: int) -> None:
+def main(side: str, model: str, texts: str, steps: int, *limits: int) -> None:
     torch.set_num_threads(2)
     torch.manual_seed(0)
     content = json.loads(Path(texts).read_text())
     module, step = SIDES[side](model, content)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5)
-    record: dict[str, Any] = {"cpu_seconds": [], "wall_seconds": [], "tokens": num_tokens(content)}
+    record: dict[str, Any] = {"cpu_seconds": [], "wall_seconds": [], "tokens": num_tokens(content, *limits)}
     for number in range(steps + 1):
         cpu, wall = time.process_time(), time.perf_counter()
         loss = step()
@@ -127,4 +127,4 @@ def main(side: str, model: str, texts: str, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], steps=int(sys.argv[4]))
+    main(*sys.argv[1:4], *map(int, sys.argv[4:]))
