@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ifir_lightning.models.scoring import Cosine, Rectangle, Reduction, rectangles
-from ifir_lightning.records import Embeddings
+from ifir_lightning.records import Embeddings, segment_reduce
 from ifir_lightning.spans import Span
 
 SPAN_NAMES = {
@@ -59,7 +59,7 @@ class PairDiagnostics:
           [0, 1]: 0 if all choose one token; ``negative``: instruction tokens whose best similarity is below 0.
         """
         parts = list(rectangles(self.queries, passages, index_K2))
-        order = torch.cat([part.place_K for part in parts]).argsort().to(passages.values_ND.device)
+        order = torch.cat([part.place_K for part in parts]).argsort().to(passages.values_ND.device, non_blocking=True)
         figures = [self._figures(part, special_N) for part in parts]
         joined = {name: torch.cat([part[name] for part in figures])[order] for name in figures[0]}
         pooled = Cosine().pairs(self._mean_queries, mean_vectors(passages), index_K2)
@@ -122,8 +122,7 @@ def _top_k_mean(similarity_KLM: Tensor, best_KL: Tensor, winner_KL: Tensor, k: i
 
 def mean_vectors(texts: Embeddings) -> Embeddings:
     """One vector per text: the mean of its rows."""
-    lengths_B = texts.lengths_B.to(texts.values_ND.device)
-    mean_BD = torch.segment_reduce(texts.values_ND.float(), "mean", lengths=lengths_B, axis=0)
+    mean_BD = segment_reduce(texts.values_ND.float(), "mean", texts.lengths_B)
     return Embeddings(torch.ones_like(texts.lengths_B), mean_BD)
 
 

@@ -82,7 +82,8 @@ class Packed:
     """Texts laid end to end: ``lengths_B`` says where one stops and the next begins.
 
     Fields whose name ends in ``_B`` have one entry per text, all others one row per token (or embedding). Every
-    method keeps them together. ``lengths_B`` stays on the CPU, so that shapes are known without a device wait.
+    method keeps them together. ``lengths_B``, and ``keep_T`` where there is one, stay on the CPU, so that shapes are
+    known without a device wait.
     """
 
     lengths_B: Tensor
@@ -97,7 +98,7 @@ class Packed:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same texts on another device."""
-        return self._map(lambda name, value: value.to(device, non_blocking=non_blocking))
+        return self._map(lambda name, value: value if name == "keep_T" else value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
         """The same texts in page-locked memory (called by the data loader)."""
@@ -107,8 +108,12 @@ class Packed:
         """The texts ``index_K``, in that order."""
         lengths_K = self.lengths_B[index_K]
         rows = segment_rows(self.offsets_B[index_K], lengths_K)
-        selected = self._map(lambda name, value: value[index_K if name.endswith("_B") else rows.to(value.device)])
-        return replace(selected, lengths_B=lengths_K)
+
+        def pick(name: str, value: Tensor) -> Tensor:
+            index = index_K if name.endswith("_B") else rows
+            return value[index.to(value.device, non_blocking=True)]
+
+        return replace(self._map(pick), lengths_B=lengths_K)
 
     def split(self, *num_texts: int) -> tuple[Self, ...]:
         """Consecutive parts of ``num_texts`` texts each."""
@@ -215,6 +220,13 @@ def segment_rows(offsets_K: Tensor, lengths_K: Tensor) -> Tensor:
     """Row numbers of segments that begin at ``offsets_K`` and are ``lengths_K`` long, one after the other."""
     before_K = lengths_K.cumsum(0) - lengths_K
     return torch.repeat_interleave(offsets_K - before_K, lengths_K) + torch.arange(int(lengths_K.sum()))
+
+
+def segment_reduce(values_TD: Tensor, reduction: str, lengths_B: Tensor) -> Tensor:
+    """One row per segment of ``lengths_B`` (on the CPU) rows; torch's own check of them would wait for the device."""
+    assert int(lengths_B.sum()) == len(values_TD), "lengths that do not make up the rows"
+    lengths_B = lengths_B.to(values_TD.device, non_blocking=True)
+    return torch.segment_reduce(values_TD, reduction, lengths=lengths_B, axis=0, unsafe=True)
 
 
 def token_chunks(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:

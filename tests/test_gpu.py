@@ -64,6 +64,28 @@ def test_a_training_step_with_every_attention(
     assert torch.cosine_similarity(gradient, exact, dim=0) > 0.98
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_texts_are_encoded_and_scored_without_a_wait(head: Head, wide_modernbert: Path) -> None:
+    """Torch raises where it would wait for the device; how far the processor runs ahead is the speed of validation."""
+    model, lengths = retriever(wide_modernbert, head).retriever.cuda(), [5, 9, 3, 40, 21]
+    model.prepare(torch.device("cuda"), torch.bfloat16)
+    pairs = torch.tensor([[0, 0], [1, 2], [0, 1]])
+
+    def encode_and_score() -> None:
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+            tokens = random_tokens(lengths).pin_memory().to("cuda", non_blocking=True)
+            queries, passages = model(tokens).split(2, 3)
+            model.scorer.pairs(queries, passages, pairs)
+            model.scorer(queries, passages)
+
+    encode_and_score()  # what is loaded or compiled once may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        encode_and_score()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_under_autocast_maxsim_is_that_of_the_rounded_embeddings() -> None:
     """Exactly: bfloat16 products are added in float32. Without autocast nothing is rounded."""
     rows_ND = torch.randn(30, 16, generator=torch.Generator().manual_seed(0))

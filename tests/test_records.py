@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from ifir_lightning.records import Batch, Embeddings, Tokens, segment_rows
+from ifir_lightning.records import Batch, Embeddings, Tokens, segment_reduce, segment_rows
 
 TEXTS = [[7, 1, 4], [5], [2, 9, 8, 3, 6], [11, 10]]
 
@@ -122,13 +122,21 @@ def test_group_size_is_passages_per_query() -> None:
     assert batch().group_size == 2
 
 
-def test_a_batch_moves_whole_but_its_lengths_stay_on_the_cpu() -> None:
+def test_a_batch_moves_whole_but_what_shapes_depend_on_stays_on_the_cpu() -> None:
     moved = batch().to("meta")
     tensors = [moved.passage_ids_P, moved.kinds_P, moved.rows_Q]
     for texts in (moved.queries, moved.passages):
-        tensors += [texts.input_ids_T, texts.keep_T, texts.cut_B]
-        assert texts.lengths_B.device.type == "cpu"
+        tensors += [texts.input_ids_T, texts.cut_B]
+        assert {texts.lengths_B.device.type, texts.keep_T.device.type} == {"cpu"}
     assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_segments_are_reduced_and_must_make_up_the_rows() -> None:
+    rows_TD = torch.tensor([[1.0, 2.0], [3.0, 8.0], [5.0, 0.0]])
+    for reduction, expected in (("sum", [[4.0, 10.0], [5.0, 0.0]]), ("mean", [[2.0, 5.0], [5.0, 0.0]])):
+        assert segment_reduce(rows_TD, reduction, torch.tensor([2, 1])).tolist() == expected
+    with pytest.raises(AssertionError, match="lengths that do not make up the rows"):
+        segment_reduce(rows_TD, "sum", torch.tensor([2, 2]))
 
 
 def test_moving_a_batch_leaves_the_first_one_alone() -> None:

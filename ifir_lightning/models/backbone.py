@@ -164,7 +164,8 @@ class Backbone(nn.Module):
         by_length = tokens.select(order_B)
         values_TD = self._run_packed(by_length) if self.packed else self._run_padded(by_length)
         rows_T = segment_rows(tokens.offsets_B[order_B], by_length.lengths_B).argsort()
-        return Hidden(tokens.lengths_B, values_TD.index_select(0, rows_T.to(values_TD.device)), tokens.keep_T)
+        rows_T = rows_T.to(values_TD.device, non_blocking=True)
+        return Hidden(tokens.lengths_B, values_TD.index_select(0, rows_T), tokens.keep_T)
 
     def _run_packed(self, tokens: Tokens) -> Tensor:
         self._count(len(tokens.input_ids_T), len(tokens.input_ids_T))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ifir_lightning.errors import InputError
 from ifir_lightning.models.dense import Dense, check_chain
-from ifir_lightning.records import Embeddings, Hidden
+from ifir_lightning.records import Embeddings, Hidden, segment_reduce
 
 
 class Pooling(nn.Module, ABC):
@@ -47,8 +47,7 @@ class MeanPooling(Pooling):
     """Mean of all token states of a text, special tokens included (sentence-transformers' ``mean_tokens``)."""
 
     def forward(self, hidden: Hidden) -> Embeddings:
-        lengths_B = hidden.lengths_B.to(hidden.values_TD.device)
-        mean_BD = torch.segment_reduce(hidden.values_TD.float(), "mean", lengths=lengths_B, axis=0)
+        mean_BD = segment_reduce(hidden.values_TD.float(), "mean", hidden.lengths_B)
         return _one_per_text(mean_BD)
 
 
@@ -56,7 +55,7 @@ class CLSPooling(Pooling):
     """State of the first token of a text."""
 
     def forward(self, hidden: Hidden) -> Embeddings:
-        return _one_per_text(hidden.values_TD[hidden.offsets_B.to(hidden.values_TD.device)])
+        return _rows_alone(hidden, hidden.offsets_B)
 
 
 class LastTokenPooling(Pooling):
@@ -66,8 +65,7 @@ class LastTokenPooling(Pooling):
     """
 
     def forward(self, hidden: Hidden) -> Embeddings:
-        last_B = hidden.offsets_B + hidden.lengths_B - 1
-        return _one_per_text(hidden.values_TD[last_B.to(hidden.values_TD.device)])
+        return _rows_alone(hidden, hidden.offsets_B + hidden.lengths_B - 1)
 
 
 class Projected(Pooling):
@@ -156,7 +154,9 @@ class TokenProjection(Pooling):
         return dense_layers(self.layers)[-1].out_features
 
     def forward(self, hidden: Hidden) -> Embeddings:
-        kept_ND = hidden.values_TD[hidden.keep_T]
+        kept_ND = hidden.values_TD
+        if not bool(hidden.keep_T.all()):
+            kept_ND = kept_ND.index_select(0, hidden.keep_T.nonzero()[:, 0].to(kept_ND.device, non_blocking=True))
         values_ND = _apply(self.layers, kept_ND)
         if self.normalize:
             values_ND = F.normalize(values_ND, dim=-1)
@@ -184,11 +184,15 @@ def _zeros(hidden_size: int) -> nn.Linear:
     return linear
 
 
+def _rows_alone(hidden: Hidden, rows_B: Tensor) -> Embeddings:
+    return _one_per_text(hidden.values_TD.index_select(0, rows_B.to(hidden.values_TD.device, non_blocking=True)))
+
+
 def _one_per_text(values_BD: Tensor) -> Embeddings:
     return Embeddings(torch.ones(len(values_BD), dtype=torch.int64), values_BD)
 
 
 def _num_kept(hidden: Hidden) -> Tensor:
     """Kept tokens of every text."""
-    kept_T = F.pad(hidden.keep_T.cpu().cumsum(0), (1, 0))
+    kept_T = F.pad(hidden.keep_T.cumsum(0), (1, 0))
     return kept_T[hidden.offsets_B + hidden.lengths_B] - kept_T[hidden.offsets_B]

@@ -1,0 +1,30 @@
+"""Nothing that the device computes is asked for on the way: on torch's meta device, whose values nobody can read."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_tokens
+from small import HEADS, Head, retriever
+
+from ifir_lightning.models.scoring import Scorer
+
+PAIRS = torch.tensor([[0, 0], [1, 2], [0, 1]])
+
+
+@pytest.mark.parametrize("skiplist", [False, True])
+@pytest.mark.parametrize("head", HEADS)
+def test_texts_are_encoded_in_chunks_and_scored_without_a_wait(
+    head: Head, skiplist: bool, modernbert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a GPU finds its work waiting, and not the other way round."""
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())  # the meta device has none
+    model, tokens = retriever(modernbert, head).retriever.to("meta"), random_tokens([5, 9, 3, 40, 21])
+    keep_T = tokens.keep_T if not skiplist else tokens.keep_T.scatter(0, torch.tensor([6, 30]), False)
+    queries, passages = model.encode(replace(tokens, keep_T=keep_T), max_tokens=50).split(2, 3)
+    scorer: Scorer = model.scorer
+    for scores, shape in ((scorer.pairs(queries, passages, PAIRS), (3,)), (scorer(queries, passages), (2, 3))):
+        assert scores.is_meta
+        assert scores.shape == shape
