@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ifir_lightning.models.scoring import Cosine, Rectangle, Reduction, rectangles
-from ifir_lightning.records import Embeddings, segment_reduce
+from ifir_lightning.records import Embeddings, on_device, segment_reduce
 from ifir_lightning.spans import Span
 
 SPAN_NAMES = {
@@ -59,7 +59,7 @@ class PairDiagnostics:
           [0, 1]: 0 if all choose one token; ``negative``: instruction tokens whose best similarity is below 0.
         """
         parts = list(rectangles(self.queries, passages, index_K2))
-        order = torch.cat([part.place_K for part in parts]).argsort().to(passages.values_ND.device, non_blocking=True)
+        order = on_device(torch.cat([part.place_K for part in parts]).argsort(), passages.values_ND.device)
         figures = [self._figures(part, special_N) for part in parts]
         joined = {name: torch.cat([part[name] for part in figures])[order] for name in figures[0]}
         pooled = Cosine().pairs(self._mean_queries, mean_vectors(passages), index_K2)

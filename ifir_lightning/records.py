@@ -111,7 +111,7 @@ class Packed:
 
         def pick(name: str, value: Tensor) -> Tensor:
             index = index_K if name.endswith("_B") else rows
-            return value[index.to(value.device, non_blocking=True)]
+            return value[on_device(index, value.device)]
 
         return replace(self._map(pick), lengths_B=lengths_K)
 
@@ -216,6 +216,14 @@ class Batch:
         return replace(self, **{name: change(value) for name, value in present.items()})
 
 
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """``values`` (on the CPU) on the device, without a wait for the work that it still has to do.
+
+    CUDA does not wait if it copies from page-locked memory.
+    """
+    return values.to(device) if device.type != "cuda" else values.pin_memory().to(device, non_blocking=True)
+
+
 def segment_rows(offsets_K: Tensor, lengths_K: Tensor) -> Tensor:
     """Row numbers of segments that begin at ``offsets_K`` and are ``lengths_K`` long, one after the other."""
     before_K = lengths_K.cumsum(0) - lengths_K
@@ -225,8 +233,9 @@ def segment_rows(offsets_K: Tensor, lengths_K: Tensor) -> Tensor:
 def segment_reduce(values_TD: Tensor, reduction: str, lengths_B: Tensor) -> Tensor:
     """One row per segment of ``lengths_B`` (on the CPU) rows; torch's own check of them would wait for the device."""
     assert int(lengths_B.sum()) == len(values_TD), "lengths that do not make up the rows"
-    lengths_B = lengths_B.to(values_TD.device, non_blocking=True)
-    return torch.segment_reduce(values_TD, reduction, lengths=lengths_B, axis=0, unsafe=True)
+    return torch.segment_reduce(
+        values_TD, reduction, lengths=on_device(lengths_B, values_TD.device), axis=0, unsafe=True
+    )
 
 
 def token_chunks(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:

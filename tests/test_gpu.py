@@ -10,7 +10,7 @@ from small import HEADS, Head, Recorder, retriever, synthetic_data, trainer, wri
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.models.attention import Attention
 from ifir_lightning.models.scoring import MaxSim
-from ifir_lightning.records import Embeddings
+from ifir_lightning.records import Embeddings, on_device
 
 pytestmark = [
     pytest.mark.gpu,
@@ -64,26 +64,47 @@ def test_a_training_step_with_every_attention(
     assert torch.cosine_similarity(gradient, exact, dim=0) > 0.98
 
 
+def busy() -> None:
+    """About a second of work for the device, beside which the processor may go on."""
+    torch.cuda.synchronize()
+    torch.cuda._sleep(2 * 10**9)
+
+
+def is_busy() -> bool:
+    return not torch.cuda.current_stream().query()
+
+
+def test_a_copy_to_the_device_does_not_wait_for_its_work() -> None:
+    numbers = torch.arange(10**6)
+    on_device(numbers, torch.device("cuda"))  # page-locked memory is had once
+    busy()
+    copy = on_device(numbers, torch.device("cuda"))
+    assert is_busy()
+    assert copy.cpu().equal(numbers)
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_texts_are_encoded_and_scored_without_a_wait(head: Head, wide_modernbert: Path) -> None:
-    """Torch raises where it would wait for the device; how far the processor runs ahead is the speed of validation."""
-    model, lengths = retriever(wide_modernbert, head).retriever.cuda(), [5, 9, 3, 40, 21]
+    """How far the processor runs ahead of the device is the speed of a validation."""
+    model = retriever(wide_modernbert, head).retriever.cuda()
     model.prepare(torch.device("cuda"), torch.bfloat16)
     pairs = torch.tensor([[0, 0], [1, 2], [0, 1]])
 
     def encode_and_score() -> None:
         with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
-            tokens = random_tokens(lengths).pin_memory().to("cuda", non_blocking=True)
+            tokens = random_tokens([5, 9, 3, 40, 21]).pin_memory().to("cuda", non_blocking=True)
             queries, passages = model(tokens).split(2, 3)
             model.scorer.pairs(queries, passages, pairs)
             model.scorer(queries, passages)
 
     encode_and_score()  # what is loaded or compiled once may wait
-    torch.cuda.set_sync_debug_mode("error")
+    busy()
+    torch.cuda.set_sync_debug_mode("error")  # names the line that waits, where torch knows of it
     try:
         encode_and_score()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert is_busy()
 
 
 def test_under_autocast_maxsim_is_that_of_the_rounded_embeddings() -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ifir_lightning.errors import InputError
+from ifir_lightning.records import on_device
 
 Attention = Literal["auto", "flash_attention_2", "varlen", "triton", "sdpa"]
 Kernel = Literal["flash_attention_2", "varlen", "triton", "sdpa"]
@@ -59,8 +60,8 @@ def make_layout(lengths_B: Tensor, kernel: Kernel, device: torch.device, attend_
     if kernel == "triton":
         from ifir_lightning.models.triton_attention import make_tiles
 
-        tiles = make_tiles(lengths_B).to(device, non_blocking=True)
-    return Layout(kernel, cumulative.to(device, non_blocking=True), len(position), groups, distance, attend_T, tiles)
+        tiles = on_device(make_tiles(lengths_B), device)
+    return Layout(kernel, on_device(cumulative, device), len(position), groups, distance, attend_T, tiles)
 
 
 def packed_attention(

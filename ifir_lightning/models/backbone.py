@@ -15,7 +15,7 @@ from ifir_lightning.models.attention import Attention, Kernel, choose_kernel, ma
 from ifir_lightning.models.lora import LoraSettings, add_adapters, merge_adapters
 from ifir_lightning.models.modernbert import encode_packed
 from ifir_lightning.models.transformer import PACKED_MODELS
-from ifir_lightning.records import Hidden, Tokens, segment_rows
+from ifir_lightning.records import Hidden, Tokens, on_device, segment_rows
 
 _log = logging.getLogger(__name__)
 
@@ -164,8 +164,7 @@ class Backbone(nn.Module):
         by_length = tokens.select(order_B)
         values_TD = self._run_packed(by_length) if self.packed else self._run_padded(by_length)
         rows_T = segment_rows(tokens.offsets_B[order_B], by_length.lengths_B).argsort()
-        rows_T = rows_T.to(values_TD.device, non_blocking=True)
-        return Hidden(tokens.lengths_B, values_TD.index_select(0, rows_T), tokens.keep_T)
+        return Hidden(tokens.lengths_B, values_TD.index_select(0, on_device(rows_T, values_TD.device)), tokens.keep_T)
 
     def _run_packed(self, tokens: Tokens) -> Tensor:
         self._count(len(tokens.input_ids_T), len(tokens.input_ids_T))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ifir_lightning.models.attention import Heads, Layout, packed_attention
-from ifir_lightning.records import segment_rows
+from ifir_lightning.records import on_device, segment_rows
 
 ModernBert = Any
 """``transformers.ModernBertModel``, whose parts the type checker does not know."""
@@ -30,7 +30,7 @@ def encode_packed(model: ModernBert, input_ids_T: Tensor, lengths_B: Tensor, lay
     if layout.kernel == "triton":
         position = torch.arange(layout.max_length, device=input_ids_T.device)
     else:
-        position = segment_rows(torch.zeros_like(lengths_B), lengths_B).to(input_ids_T.device, non_blocking=True)
+        position = on_device(segment_rows(torch.zeros_like(lengths_B), lengths_B), input_ids_T.device)
     hidden_TD = model.embeddings(input_ids_T)
     rotations = {kind: _rotation(model, hidden_TD, position, kind) for kind in set(model.config.layer_types)}
     for layer in model.layers:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ifir_lightning.errors import InputError
 from ifir_lightning.models.dense import Dense, check_chain
-from ifir_lightning.records import Embeddings, Hidden, segment_reduce
+from ifir_lightning.records import Embeddings, Hidden, on_device, segment_reduce
 
 
 class Pooling(nn.Module, ABC):
@@ -156,7 +156,7 @@ class TokenProjection(Pooling):
     def forward(self, hidden: Hidden) -> Embeddings:
         kept_ND = hidden.values_TD
         if not bool(hidden.keep_T.all()):
-            kept_ND = kept_ND.index_select(0, hidden.keep_T.nonzero()[:, 0].to(kept_ND.device, non_blocking=True))
+            kept_ND = kept_ND.index_select(0, on_device(hidden.keep_T.nonzero()[:, 0], kept_ND.device))
         values_ND = _apply(self.layers, kept_ND)
         if self.normalize:
             values_ND = F.normalize(values_ND, dim=-1)
@@ -185,7 +185,7 @@ def _zeros(hidden_size: int) -> nn.Linear:
 
 
 def _rows_alone(hidden: Hidden, rows_B: Tensor) -> Embeddings:
-    return _one_per_text(hidden.values_TD.index_select(0, rows_B.to(hidden.values_TD.device, non_blocking=True)))
+    return _one_per_text(hidden.values_TD.index_select(0, on_device(rows_B, hidden.values_TD.device)))
 
 
 def _one_per_text(values_BD: Tensor) -> Embeddings:

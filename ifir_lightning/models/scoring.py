@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ifir_lightning.models.maxsim import best_similarity, pad_rows
-from ifir_lightning.records import Embeddings, segment_reduce
+from ifir_lightning.records import Embeddings, on_device, segment_reduce
 
 Reduction = Literal["sum", "mean"]
 
@@ -115,7 +115,7 @@ def _dot(queries_QD: Tensor, passages_PD: Tensor) -> Tensor:
 
 
 def _dot_pairs(queries_QD: Tensor, passages_PD: Tensor, index_K2: Tensor) -> Tensor:
-    query_K, passage_K = index_K2.to(queries_QD.device, non_blocking=True).T
+    query_K, passage_K = on_device(index_K2, queries_QD.device).T
     return (queries_QD[query_K] * passages_PD[passage_K]).sum(-1)
 
 
@@ -154,7 +154,7 @@ def _maxsim_pairs(
         total_K = weighted_KL.masked_fill(rectangle.query_KL < 0, 0.0).sum(1)
         places.append(rectangle.place_K)
         scores.append(total_K / (rectangle.query_KL >= 0).sum(1) if reduction == "mean" else total_K)
-    return torch.cat(scores)[torch.cat(places).argsort().to(scores[0].device, non_blocking=True)]
+    return torch.cat(scores)[on_device(torch.cat(places).argsort(), scores[0].device)]
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,7 @@ def rectangles(queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> I
 
 
 def _rows(texts: Embeddings, index_K: Tensor) -> Tensor:
-    rows_KL = pad_rows(texts.offsets_B[index_K], texts.lengths_B[index_K])
-    return rows_KL.to(texts.values_ND.device, non_blocking=True)
+    return on_device(pad_rows(texts.offsets_B[index_K], texts.lengths_B[index_K]), texts.values_ND.device)
 
 
 def _gathered(texts: Embeddings, rows_KL: Tensor) -> Tensor:

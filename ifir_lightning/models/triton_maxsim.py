@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ifir_lightning.records import Embeddings, segment_rows
+from ifir_lightning.records import Embeddings, on_device, segment_rows
 
 TILE = 64
 """Rows of a tile, of queries and of passages: what the tensor cores take at once, little waste at 100 per passage."""
@@ -102,7 +102,7 @@ def _grad_passages(
 
 
 def _on_device(numbers: Tensor, like: Tensor) -> Tensor:
-    return numbers.to(torch.int32).to(like.device, non_blocking=True)
+    return on_device(numbers.to(torch.int32), like.device)
 
 
 def _padded(width: int) -> int:
