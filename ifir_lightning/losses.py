@@ -153,7 +153,8 @@ def accuracy(scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor) -> Tensor:
 def instruction_accuracy(scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor) -> Tensor:
     """Among queries with instruction negatives, the share whose positive beats them all; NaN if there are none."""
     rivals_QP = kinds_QP == Kind.INSTRUCTION_NEGATIVE
-    return beats(scores_QP, targets_Q, rivals_QP)[rivals_QP.any(dim=1)].float().mean()
+    asked_Q = rivals_QP.any(dim=1)
+    return (beats(scores_QP, targets_Q, rivals_QP) & asked_Q).sum() / asked_Q.sum()
 
 
 def beats(scores_QP: Tensor, targets_Q: Tensor, rivals_QP: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ifir_lightning import distributed
+from ifir_lightning.callbacks.logged_steps import is_logged
 from ifir_lightning.errors import InputError
 from ifir_lightning.losses import Loss, accuracy, instruction_accuracy, pair_kinds
 from ifir_lightning.models.backbone import BackboneSettings
@@ -137,7 +138,7 @@ class RetrieverModule(LightningModule):
             # loggers count updates done, as folders and pictures do
             "step": torch.tensor(self.global_step + 1.0, dtype=torch.float32),
         }
-        if asked > 0:
+        if is_logged(self.trainer) and asked > 0:  # on other steps nobody waits for the device here
             log["train/accuracy_instruction_negatives"] = followed / asked
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.queries))
         self.log_dict(log, batch_size=len(batch.queries))
