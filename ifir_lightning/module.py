@@ -138,7 +138,8 @@ class RetrieverModule(LightningModule):
             # loggers count updates done, as folders and pictures do
             "step": torch.tensor(self.global_step + 1.0, dtype=torch.float32),
         }
-        if is_logged(self.trainer) and asked > 0:  # on other steps nobody waits for the device here
+        logged = self._trainer is None or is_logged(self.trainer)
+        if logged and asked > 0:  # on other steps nobody waits for the device here
             log["train/accuracy_instruction_negatives"] = followed / asked
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.queries))
         self.log_dict(log, batch_size=len(batch.queries))
