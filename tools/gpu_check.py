@@ -6,7 +6,7 @@
 Random weights (tools/benchmarks/gte-modernbert-base.json), bf16 autocast, lengths of the Promptriever mix. Measured: a
 step of 128 x (1 + 7) with every attention choice, plain and compiled; its share of the card's bf16 peak, counted on
 real tokens; what MaxSim and the loss take of it; compilations after the warm-up; the largest batch of 16 passages a
-query that fits when it is encoded in chunks; a validation of FollowIR's size; with --peers a step of
+query that fits when it is encoded in chunks; a validation of FollowIR's size, compiled; with --peers a step of
 sentence-transformers 6 and PyLate 1.6, each in a process of its own, and ours, at batches that fit them. FOLDER holds
 PyLate and the versions that it pins (pip install --target FOLDER). Writes OUTPUT/<gpu>-<date>.json, after every part,
 and prints a table; a part that fails is recorded as failed, and the others go on. Without a GPU it says what it left
@@ -131,9 +131,8 @@ def table(figures: Figures) -> str:
         speed = f"{1e3 * found['step_seconds']:8.1f} {found['tokens_per_second']:10.0f} {found['mfu_of_790']:8.3f}"
         rest = f"{found['peak_gb']:8.1f} {found['scoring_share']:8.3f} {found['compiled_after_warm_up']:6}"
         lines.append(f"{name:28} {speed} {rest}")
-    rest = {name: figures.get(name) for name in ("tests", "largest_batch", "validation")}
-    lines += [f"{name}: {found}" for name, found in rest.items() if found]
-    return "\n".join(lines + [f"{name}: {found}" for name, found in figures.items() if name.startswith("peers, ")])
+    rest = ("tests", "largest_batch", "validation, ", "peers, ")
+    return "\n".join(lines + [f"{name}: {found}" for name, found in figures.items() if name.startswith(rest)])
 
 
 def main() -> None:
@@ -160,7 +159,8 @@ def main() -> None:
             report.add(
                 name, lambda kernel=kernel, compiled=compiled: measure_steps(build(tokenizer, kernel, compile=compiled))
             )
-        report.add("validation", lambda: validation(tokenizer))
+        for kernel in dict.fromkeys(kernel for kernel, _ in choices()):
+            report.add(f"validation, {kernel}", partial(validation, tokenizer, kernel))
         report.add("largest_batch", lambda: largest_batch(tokenizer))
         if arguments.peers:
             measure_peers(report, tokenizer, root, arguments.pylate)
