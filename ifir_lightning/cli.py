@@ -87,6 +87,15 @@ class RecipeParser(LightningArgumentParser):
         super().error(message, ex)
 
 
+class CommandParser(ArgumentParser):
+    """Says in one line what is wrong with the options of one of our commands."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if self.exit_on_error:  # as in RecipeParser
+            raise InputError(f"{' '.join(message.split())} (see {self.prog} --help)") from ex
+        super().error(message, ex)
+
+
 class RetrieverCLI(LightningCLI):
     """LightningCLI whose run folder is ``trainer.default_root_dir``: logs, checkpoints and pictures lie in it."""
 
@@ -241,7 +250,7 @@ def _run(command: str, arguments: list[str]) -> None:
     flags = {name for name, parameter in parameters.items() if parameter.annotation is bool}
     several = {name for name, parameter in parameters.items() if parameter.annotation == tuple[str, ...]}
     listed = [name for name, parameter in parameters.items() if parameter.kind is Parameter.VAR_POSITIONAL]
-    parser = ArgumentParser(prog=f"python -m ifir_lightning {command}")
+    parser = CommandParser(prog=f"python -m ifir_lightning {command}")
     parser.add_function_arguments(function, skip={*flags, *several, *listed})
     for flag in sorted(flags):
         parser.add_argument(f"--{flag}", action="store_true")

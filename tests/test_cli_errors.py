@@ -44,6 +44,23 @@ def test_fit(case: str, terminal: Terminal, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("run/followir/*")), "training time was spent"
 
 
+COMMAND = ["mine", "--checkpoint=c", "--data=synthetic:10", "--output=o"]
+BAD_OPTIONS = {
+    "another type": ([*COMMAND, "--max_tokens=x"], ['"max_tokens"', "int", "value: x", "mine --help"]),
+    "another type, nested": ([*COMMAND, "--choice.rank_from=x"], ['"choice.rank_from"', "int", "value: x"]),
+    "a choice": (["teach", "--teacher=t", *COMMAND[2:], "--kind=x"], ["'cross-encoder'", "value: x", "teach --help"]),
+    "unknown": ([*COMMAND, "--nope=1"], ["unrecognized", "--nope"]),
+    "missing": (["compare"], ["required: runs", "compare --help"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_options_of_our_own_commands(case: str, terminal: Terminal) -> None:
+    arguments, expected = BAD_OPTIONS[case]
+    line = terminal.refuses(*arguments)
+    assert all(word in line for word in expected), line
+
+
 @pytest.mark.parametrize("arguments", [[], ["--task=synthetic/food", "--queries=q.jsonl"], ["--queries=q.jsonl"]])
 def test_predict_needs_a_task_or_queries_and_passages(arguments: list[str], terminal: Terminal) -> None:
     line = terminal.refuses("predict", *QUICK, *arguments)
