@@ -92,7 +92,7 @@ class CommandParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if self.exit_on_error:  # as in RecipeParser
-            raise InputError(f"{' '.join(message.split())} (see {self.prog} --help)") from ex
+            raise InputError(f"{message}; allowed is what {self.prog} --help lists: correct it") from ex
         super().error(message, ex)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ifir_lightning import durable
 from ifir_lightning.errors import InputError
-from ifir_lightning.records import Embeddings, Passage, Row
+from ifir_lightning.records import Embeddings, Passage, Row, on_device
 from ifir_lightning.reranking import Reranker, passage_chunks
 from ifir_lightning.retriever import Retriever
 from ifir_lightning.search import QUERIES_PER_BLOCK, Best, merge, nothing
@@ -140,7 +140,7 @@ class Miner:
         with closing(passage_chunks(self.retriever, passages, passages, self.max_tokens)) as chunks:
             for chunk in chunks:
                 embeddings = self.retriever(chunk.tokens.to(device, non_blocking=True))
-                places_P = torch.tensor([int(id_) for id_ in chunk.ids], device=device)
+                places_P = on_device(torch.tensor([int(id_) for id_ in chunk.ids]), device)
                 for number, block in enumerate(blocks):
                     scores_QP = self.retriever.scorer(block, embeddings)
                     parts[number] = merge(parts[number], scores_QP, places_P, depth)

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ifir_lightning import distributed
-from ifir_lightning.callbacks.logged_steps import is_logged
 from ifir_lightning.errors import InputError
 from ifir_lightning.losses import Loss, accuracy, instruction_accuracy, pair_kinds
 from ifir_lightning.models.backbone import BackboneSettings
@@ -134,12 +133,10 @@ class RetrieverModule(LightningModule):
         loss, correct, cut, asked, followed = distributed.average(shares)
         log = {
             "train/accuracy": correct,
+            "train/accuracy_instruction_negatives": followed / asked,  # NaN where no query of the batch has one
             "train/truncated_queries": cut,
             # loggers count updates done, as folders and pictures do
             "step": torch.tensor(self.global_step + 1.0, dtype=torch.float32),
         }
-        logged = self._trainer is None or is_logged(self.trainer)
-        if logged and asked > 0:  # on other steps nobody waits for the device here
-            log["train/accuracy_instruction_negatives"] = followed / asked
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.queries))
         self.log_dict(log, batch_size=len(batch.queries))

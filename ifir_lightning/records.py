@@ -102,7 +102,7 @@ class Packed:
 
     def pin_memory(self) -> Self:
         """The same texts in page-locked memory (called by the data loader)."""
-        return self._map(lambda name, value: value.pin_memory())
+        return self._map(lambda name, value: value if name == "keep_T" else value.pin_memory())
 
     def select(self, index_K: Tensor) -> Self:
         """The texts ``index_K``, in that order."""
@@ -161,7 +161,7 @@ class Tokens(Packed):
 
 @dataclass(frozen=True)
 class Hidden(Packed):
-    """What the backbone makes of Tokens: one hidden state per token."""
+    """What the backbone makes of Tokens: one hidden state per token; ``keep_T`` is on the CPU, as theirs."""
 
     values_TD: Tensor
     keep_T: Tensor
@@ -217,11 +217,9 @@ class Batch:
 
 
 def on_device(values: Tensor, device: torch.device) -> Tensor:
-    """``values`` (on the CPU) on the device, without a wait for the work that it still has to do.
-
-    CUDA does not wait if it copies from page-locked memory.
-    """
-    return values.to(device) if device.type != "cuda" else values.pin_memory().to(device, non_blocking=True)
+    """``values`` on the device. A GPU gets those of the CPU from page-locked memory, which waits for no work of its."""
+    staged = values.pin_memory() if device.type == "cuda" and values.device.type == "cpu" else values
+    return staged.to(device, non_blocking=True)
 
 
 def segment_rows(offsets_K: Tensor, lengths_K: Tensor) -> Tensor:

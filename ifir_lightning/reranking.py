@@ -37,7 +37,7 @@ class Encoded:
     Attributes:
         queries: All queries of the task.
         ids: Ids of the chunk's passages.
-        tokens: Their tokens, on the device.
+        tokens: Their tokens, ids on the device.
         passages: Their embeddings.
         index_K2: The listed pairs: (number of the query, number of the passage in the chunk).
     """

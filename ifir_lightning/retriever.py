@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +70,7 @@ class Retriever(nn.Module):
         inside automatic optimisation). A CPU always encodes in chunks, which its cache holds, and keeps them.
         """
         limit = self.backbone.max_tokens_per_chunk if torch.is_grad_enabled() else None
-        embed = self._embed if limit is None else partial(recompute, self._embed, use_reentrant=False)
+        embed = self._embed if limit is None else self._embed_twice
         if limit is None and tokens.input_ids_T.device.type == "cpu":
             limit = CPU_TOKENS
         if limit is None or len(tokens.input_ids_T) <= limit:
@@ -81,6 +80,14 @@ class Retriever(nn.Module):
 
     def _embed(self, tokens: Tokens) -> Embeddings:
         return self.pooling(self.backbone(tokens))
+
+    def _embed_twice(self, tokens: Tokens) -> Embeddings:
+        """Computed again in the backward pass; torch repeats the dropout of devices whose tensors it is given."""
+
+        def embed(input_ids_T: Tensor) -> Embeddings:
+            return self._embed(replace(tokens, input_ids_T=input_ids_T))
+
+        return recompute(embed, tokens.input_ids_T, use_reentrant=False)
 
     def encode_queries(
         self, texts: Sequence[str], instructions: Sequence[str] | None = None, max_tokens: int = 16384

@@ -9,7 +9,7 @@ from torch import Tensor
 from ifir_lightning import distributed
 from ifir_lightning.benchmarks.task import RankingTask
 from ifir_lightning.metrics import Run, ranks
-from ifir_lightning.records import Passage
+from ifir_lightning.records import Passage, on_device
 from ifir_lightning.reranking import Observer, Reranker, passage_chunks, share_cut
 from ifir_lightning.retriever import Retriever
 
@@ -66,7 +66,7 @@ def search(
     with closing(passage_chunks(retriever, passages, passages, max_tokens)) as chunks:
         for chunk in chunks:
             embeddings = retriever(chunk.tokens.to(retriever.device, non_blocking=True))
-            places_P = torch.tensor([place_of[id_] for id_ in chunk.ids], device=retriever.device)
+            places_P = on_device(torch.tensor([place_of[id_] for id_ in chunk.ids]), retriever.device)
             for number, block in enumerate(blocks):
                 best[number] = merge(best[number], retriever.scorer(block, embeddings), places_P, depth)
             cut, total = cut + int(chunk.tokens.cut_B.sum()), total + int(chunk.tokens.lengths_B.sum())

@@ -10,6 +10,7 @@ from ranks import on_ranks
 from small import DROPOUT, HEADS, TINY, Head, make_head, retriever, synthetic_data, trainer
 from torch import Tensor
 
+from ifir_lightning import retriever as retriever_file
 from ifir_lightning.errors import InputError
 from ifir_lightning.models.backbone import BackboneSettings
 from ifir_lightning.records import Embeddings, Tokens, token_chunks
@@ -69,6 +70,20 @@ def test_chunks_are_computed_again_with_the_same_dropout(max_tokens: int, modern
     kept.zero_grad()
     with pytest.raises(AssertionError):
         check_equal(ours, gradients(kept, kept(tokens)))
+
+
+def test_recomputation_is_given_a_tensor_of_the_device(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a GPU, torch keeps the random numbers for those only that it sees among the arguments, not within Tokens."""
+    given, recompute = [], retriever_file.recompute
+
+    def listening(function: Any, *arguments: Any, **options: Any) -> Any:
+        given.append(arguments)
+        return recompute(function, *arguments, **options)
+
+    monkeypatch.setattr(retriever_file, "recompute", listening)
+    build(modernbert, "maxsim", False, 16)(random_tokens(LENGTHS))
+    assert given
+    assert all(torch.is_tensor(arguments[0]) for arguments in given)
 
 
 def test_no_chunk_is_larger_than_asked(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:

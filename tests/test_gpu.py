@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import random_tokens
-from small import HEADS, Head, Recorder, retriever, synthetic_data, trainer, write_task
+from small import DROPOUT, HEADS, TINY, Head, Recorder, retriever, synthetic_data, trainer, write_task
 
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.models.attention import Attention
@@ -83,6 +83,23 @@ def test_a_copy_to_the_device_does_not_wait_for_its_work() -> None:
     assert copy.cpu().equal(numbers)
 
 
+def test_chunks_are_computed_again_with_the_same_dropout(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the same chunks, kept."""
+    gradients = []
+    for kept in (False, True):
+        model = retriever(modernbert, "maxsim", config=TINY | DROPOUT).retriever.cuda().train()
+        model.prepare(torch.device("cuda"))
+        model.backbone.max_tokens_per_chunk = 16
+        if kept:
+            monkeypatch.setattr(model, "_embed_twice", model._embed)
+        torch.manual_seed(3)
+        model(random_tokens([5, 9, 3, 40, 21]).to("cuda")).values_ND[:, 0].sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    assert gradients[0].norm() > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("head", HEADS)
 def test_texts_are_encoded_and_scored_without_a_wait(head: Head, wide_modernbert: Path) -> None:
     """How far the processor runs ahead of the device is the speed of a validation."""
