@@ -217,9 +217,10 @@ class Batch:
 
 
 def on_device(values: Tensor, device: torch.device) -> Tensor:
-    """``values`` on the device. A GPU gets those of the CPU from page-locked memory, which waits for no work of its."""
-    staged = values.pin_memory() if device.type == "cuda" and values.device.type == "cpu" else values
-    return staged.to(device, non_blocking=True)
+    """``values`` on the device; to a GPU from page-locked memory: else CUDA ends its queued work before it copies."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def segment_rows(offsets_K: Tensor, lengths_K: Tensor) -> Tensor:

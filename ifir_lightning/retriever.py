@@ -70,7 +70,7 @@ class Retriever(nn.Module):
         inside automatic optimisation). A CPU always encodes in chunks, which its cache holds, and keeps them.
         """
         limit = self.backbone.max_tokens_per_chunk if torch.is_grad_enabled() else None
-        embed = self._embed if limit is None else self._embed_twice
+        embed = self._embed if limit is None else self._embed_recomputing
         if limit is None and tokens.input_ids_T.device.type == "cpu":
             limit = CPU_TOKENS
         if limit is None or len(tokens.input_ids_T) <= limit:
@@ -81,7 +81,7 @@ class Retriever(nn.Module):
     def _embed(self, tokens: Tokens) -> Embeddings:
         return self.pooling(self.backbone(tokens))
 
-    def _embed_twice(self, tokens: Tokens) -> Embeddings:
+    def _embed_recomputing(self, tokens: Tokens) -> Embeddings:
         """Computed again in the backward pass; torch repeats the dropout of devices whose tensors it is given."""
 
         def embed(input_ids_T: Tensor) -> Embeddings:

@@ -91,7 +91,7 @@ def test_chunks_are_computed_again_with_the_same_dropout(modernbert: Path, monke
         model.prepare(torch.device("cuda"))
         model.backbone.max_tokens_per_chunk = 16
         if kept:
-            monkeypatch.setattr(model, "_embed_twice", model._embed)
+            monkeypatch.setattr(model, "_embed_recomputing", model._embed)
         torch.manual_seed(3)
         model(random_tokens([5, 9, 3, 40, 21]).to("cuda")).values_ND[:, 0].sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))

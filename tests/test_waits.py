@@ -3,16 +3,56 @@
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import random_tokens
-from small import HEADS, Head, retriever
+from small import HEADS, Head, retriever, synthetic_data
 
 from ifir_lightning.models.scoring import Scorer
-from ifir_lightning.records import Batch, Kind
+from ifir_lightning.records import Batch, Kind, on_device, segment_reduce
 
 PAIRS = torch.tensor([[0, 0], [1, 2], [0, 1]])
+
+
+class Numbers:
+    """What ``on_device`` does with a tensor of the CPU; there need be no GPU."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, *done: Any) -> None:
+        self.done = done
+
+    def pin_memory(self) -> "Numbers":
+        return Numbers(*self.done, "pinned")
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Numbers":
+        return Numbers(*self.done, device.type, non_blocking)
+
+
+def test_numbers_go_to_a_gpu_from_page_locked_memory_and_back_with_a_wait() -> None:
+    numbers: Any = Numbers()
+    assert on_device(numbers, torch.device("cuda")).done == ("pinned", "cuda", True)
+    assert on_device(numbers, torch.device("cpu")).done == ("cpu", False)
+    numbers.device = torch.device("cuda")
+    assert on_device(numbers, torch.device("cpu")).done == ("cpu", False)
+
+
+def test_a_batch_goes_to_the_device_beside_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, ways = random_tokens([2, 3]), []
+    batch = Batch(texts, texts, passage_ids_P=torch.arange(2), kinds_P=torch.zeros(2), rows_Q=torch.arange(2))
+    monkeypatch.setattr(Batch, "to", lambda self, device, non_blocking=False: ways.append((device, non_blocking)))
+    synthetic_data().transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert ways == [(torch.device("meta"), True)]
+    assert synthetic_data().transfer_batch_to_device(0, torch.device("meta"), 0) == 0
+
+
+def test_segments_are_reduced_without_torchs_look_at_their_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(torch, "segment_reduce", lambda *arguments, **given: options.update(given))
+    segment_reduce(torch.ones(3, 2), "sum", torch.tensor([2, 1]))
+    assert options["unsafe"]
 
 
 @pytest.mark.parametrize("skiplist", [False, True])
