@@ -9,8 +9,10 @@ from small import load_backbone
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, PreTrainedModel
+from transformers.models.modernbert.modeling_modernbert import rotate_half
 
 from ifir_lightning.models.backbone import Backbone
+from ifir_lightning.models.modernbert import rotated_heads
 from ifir_lightning.records import Tokens
 
 # The window of fixture ``modernbert`` reaches 8 tokens: 9 is the last length that it does not cut.
@@ -137,6 +139,31 @@ def test_no_text_sees_another(packed: Backbone) -> None:
     tokens, other = random_tokens([12, 20, 12]), random_tokens([12, 20, 12], seed=9)
     changed = Tokens.concat([tokens.split(2, 1)[0], other.split(2, 1)[1]])
     assert states(packed, changed)[:32].equal(states(packed, tokens)[:32])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("num_tokens", [5, 100])
+def test_rotation_equals_that_of_transformers(num_tokens: int, bias: bool) -> None:
+    """Its dimensions are in another order: what must be equal are products of queries and keys, values, gradients.
+
+    100 tokens are more than the 96 rows of the weight, which is then laid in pairs instead of the product.
+    """
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(32, 96, bias=bias).double()
+    hidden_TD = torch.randn(num_tokens, 32, dtype=torch.float64, requires_grad=True)
+    angle_TV = torch.randn(num_tokens, 8, dtype=torch.float64)
+
+    def found(query_THW: Tensor, key_THW: Tensor, value_THW: Tensor) -> list[Tensor]:
+        products_HTT = torch.einsum("thw,uhw->htu", query_THW, key_THW)
+        loss = products_HTT.sin().sum() + (products_HTT @ value_THW.transpose(0, 1)).cos().sum()
+        return [products_HTT, value_THW, *torch.autograd.grad(loss, [hidden_TD, *linear.parameters()])]
+
+    *turning, value_THW = linear(hidden_TD).unflatten(-1, (3, 2, 16)).unbind(1)
+    cos_T1W, sin_T1W = (torch.cat([each, each], dim=-1)[:, None] for each in (angle_TV.cos(), angle_TV.sin()))
+    query_THW, key_THW = (each * cos_T1W + rotate_half(each) * sin_T1W for each in turning)
+    theirs = found(query_THW, key_THW, value_THW)
+    cos, sin = (each[:, None, None] for each in (angle_TV.cos(), angle_TV.sin()))
+    torch.testing.assert_close(found(*rotated_heads(linear, hidden_TD, 16, cos, sin)), theirs, atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("autocast", [False, True])

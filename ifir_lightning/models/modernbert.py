@@ -5,6 +5,7 @@ padded or masked. Compiled, a layer is plain operations, which torch.compile fus
 alone.
 """
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -72,14 +73,29 @@ class PackedLayer(nn.Module):
 
 
 def rotated_heads(linear: nn.Module, hidden_TD: Tensor, width: int, cos: Tensor, sin: Tensor) -> Heads:
-    """Queries, keys and values; queries and keys turned by their token's angles (Su et al. 2021)."""
-    if not torch.compiler.is_compiling():
-        qkv_T3HW = linear(hidden_TD).unflatten(-1, (3, -1, width))
-        query_THW, key_THW, value_THW = _Rotate.apply(qkv_T3HW, cos, sin).unbind(1)
-        return query_THW, key_THW, value_THW
-    query_THW, key_THW, value_THW = (part.unflatten(-1, (-1, width)) for part in _parts(linear, hidden_TD, 3))
-    angles = (cos[:, 0], sin[:, 0])
-    return _turned_half_by_half(query_THW, *angles), _turned_half_by_half(key_THW, *angles), value_THW
+    """Queries, keys and values; queries and keys turned by their token's angles (Su et al. 2021).
+
+    The dimensions of queries and keys may come out in another order, the same for both: their products are as ever.
+    """
+    if torch.compiler.is_compiling():
+        query_THW, key_THW, value_THW = (part.unflatten(-1, (-1, width)) for part in _parts(linear, hidden_TD, 3))
+        angles = (cos[:, 0], sin[:, 0])
+        return _turned_half_by_half(query_THW, *angles), _turned_half_by_half(key_THW, *angles), value_THW
+    qkv_TK = _paired_product(linear, hidden_TD, width)
+    return _Rotate.apply(qkv_TK.unflatten(-1, (3, -1, width)), cos[:, 0], sin[:, 0])
+
+
+def _paired_product(linear: nn.Module, hidden_TD: Tensor, width: int) -> Tensor:
+    """Queries, keys and values in pairs, by way of the shorter of weight and product."""
+    if type(linear) is nn.Linear and linear.bias is None and len(hidden_TD) > len(linear.weight):
+        return F.linear(hidden_TD, _in_pairs(linear.weight, width, dim=0))
+    return _in_pairs(linear(hidden_TD), width, dim=1)
+
+
+def _in_pairs(qkv: Tensor, width: int, dim: int) -> Tensor:
+    """Of each head of queries and keys: the two dimensions that turn together, half a head apart, as neighbours."""
+    qk, values = qkv.unflatten(dim, (3, -1, 2, width // 2)).split((2, 1), dim)
+    return torch.cat([each.flatten(dim, dim + 3) for each in (qk.transpose(dim + 2, dim + 3), values)], dim)
 
 
 def _parts(linear: nn.Module, hidden_TD: Tensor, number: int) -> tuple[Tensor, ...]:
@@ -90,7 +106,7 @@ def _parts(linear: nn.Module, hidden_TD: Tensor, number: int) -> tuple[Tensor, .
 
 
 def _turned_half_by_half(heads_THW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """As ``_turned``, in terms that a compiler makes one pass of, backward too."""
+    """As ``_Rotate``, in terms that a compiler makes one pass of, backward too."""
     heads_TH2V = heads_THW.unflatten(-1, (2, -1))
     sign_21 = torch.arange(-1, 2, 2, device=heads_THW.device)[:, None]
     turned_TH2V = heads_TH2V * cos[:, :, None] + heads_TH2V.flip(-2) * (sign_21 * sin[:, :, None])
@@ -105,24 +121,31 @@ def _rotation(model: ModernBert, hidden_TD: Tensor, position_T: Tensor, kind: st
 
 
 class _Rotate(torch.autograd.Function):
+    """To turn the pair (x, y) by an angle is to multiply x + iy by cos + i sin: one pass over memory."""
+
     @staticmethod
-    def forward(ctx: Any, qkv_T3HW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, qkv_T3HW: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(cos, sin)
-        return _turned(qkv_T3HW, cos, sin)
+        return _turned(qkv_T3HW.unbind(1), cos, sin).unbind(1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of a rotation is the rotation back."""
         cos, sin = ctx.saved_tensors
-        return _turned(gradients[0], cos, -sin), None, None
+        return _turned([each_THW.contiguous() for each_THW in gradients], cos, -sin), None, None
 
 
-def _turned(qkv_T3HW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Products and sums in the precision of the angles, rounded once."""
-    turned_T3HW = torch.empty_like(qkv_T3HW, dtype=torch.promote_types(qkv_T3HW.dtype, cos.dtype))
-    first, second = qkv_T3HW[:, :2].chunk(2, dim=-1)
-    to_first, to_second = turned_T3HW[:, :2].chunk(2, dim=-1)
-    torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=to_second).addcmul_(first, sin)
-    turned_T3HW[:, 2] = qkv_T3HW[:, 2]
-    return turned_T3HW.to(qkv_T3HW.dtype)
+def _turned(qkv_THW: Sequence[Tensor], cos: Tensor, sin: Tensor) -> Tensor:
+    """qkv_T3HW: products and sums in float32 or better, rounded once."""
+    *turning, value_THW = qkv_THW
+    precision = torch.promote_types(torch.promote_types(value_THW.dtype, cos.dtype), torch.float32)
+    angle_T1V = torch.complex(cos.to(precision), sin.to(precision))
+    turned_T3HW = value_THW.new_empty(len(value_THW), 3, *value_THW.shape[1:], dtype=precision)
+    for each_THW, turned_THW in zip(turning, turned_T3HW.unbind(1), strict=False):
+        torch.mul(_complex(each_THW.to(precision)), angle_T1V, out=_complex(turned_THW))
+    turned_T3HW[:, 2] = value_THW
+    return turned_T3HW.to(value_THW.dtype)
+
+
+def _complex(heads_THW: Tensor) -> Tensor:
+    return torch.view_as_complex(heads_THW.unflatten(-1, (-1, 2)))
