@@ -1,24 +1,30 @@
 """How much arithmetic a training step is, and how much a GPU could do."""
 
+import re
+
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 PEAK_BF16 = {
+    "H200 NVL": 835e12,
     "H200": 989e12,
+    "GH200": 989e12,
+    "H100 NVL": 835e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "A10": 125e12,
     "B200": 2250e12,
 }
-"""Dense bf16 FLOP/s of the data sheets, by a part of the device's name; the first that fits counts."""
+"""Dense bf16 FLOP/s of the data sheets, by whole words of the device's name; the first that fits counts."""
 
 
 def peak_flops(device_name: str) -> float | None:
     """Dense bf16 FLOP/s of a GPU by its data sheet; None for one that is not in the list."""
-    return next((peak for part, peak in PEAK_BF16.items() if part in device_name), None)
+    return next((peak for words, peak in PEAK_BF16.items() if re.search(rf"\b{words}\b", device_name)), None)
 
 
 def matrix_weights(model: nn.Module) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -229,12 +229,27 @@ def segment_rows(offsets_K: Tensor, lengths_K: Tensor) -> Tensor:
     return torch.repeat_interleave(offsets_K - before_K, lengths_K) + torch.arange(int(lengths_K.sum()))
 
 
-def segment_reduce(values_TD: Tensor, reduction: str, lengths_B: Tensor) -> Tensor:
+def segment_reduce(values_TD: Tensor, reduction: Literal["sum", "mean"], lengths_B: Tensor) -> Tensor:
     """One row per segment of ``lengths_B`` (on the CPU) rows; torch's own check of them would wait for the device."""
     assert int(lengths_B.sum()) == len(values_TD), "lengths that do not make up the rows"
-    return torch.segment_reduce(
-        values_TD, reduction, lengths=on_device(lengths_B, values_TD.device), axis=0, unsafe=True
-    )
+    return _SegmentReduce.apply(values_TD, reduction, on_device(lengths_B, values_TD.device))
+
+
+class _SegmentReduce(torch.autograd.Function):
+    """torch's own keeps the values for the backward pass, whose gradient is the same without them."""
+
+    @staticmethod
+    def forward(ctx: Any, values_TD: Tensor, reduction: str, lengths_B: Tensor) -> Tensor:
+        ctx.save_for_backward(lengths_B)
+        ctx.reduction, ctx.num_rows = reduction, len(values_TD)
+        return torch.segment_reduce(values_TD, reduction, lengths=lengths_B, axis=0, unsafe=True)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (lengths_B,), (grad_BD,) = ctx.saved_tensors, gradients
+        if ctx.reduction == "mean":
+            grad_BD = grad_BD / lengths_B.view(-1, *[1] * (grad_BD.ndim - 1))
+        return grad_BD.repeat_interleave(lengths_B, dim=0, output_size=ctx.num_rows), None, None
 
 
 def token_chunks(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:

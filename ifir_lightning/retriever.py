@@ -74,7 +74,7 @@ class Retriever(nn.Module):
         if limit is None and tokens.input_ids_T.device.type == "cpu":
             limit = CPU_TOKENS
         if limit is None or len(tokens.input_ids_T) <= limit:
-            return embed(tokens)
+            return self._embed(tokens)
         chunks = list(token_chunks(tokens.lengths_B, limit))
         return Embeddings.concat([embed(tokens.select(chunk)) for chunk in chunks]).select(torch.cat(chunks).argsort())
 

@@ -179,6 +179,15 @@ def test_a_kernel_that_cannot_run_is_refused(
     assert "--trainer.precision bf16-mixed" in rest
 
 
+@pytest.mark.parametrize("width", [12, 264])
+def test_varlen_takes_heads_of_some_widths(flash_installed, width: int) -> None:
+    flash_installed(False)
+    assert choose_kernel("auto", CUDA, torch.bfloat16, 0.0, width=width) == "sdpa"
+    match = rf"is varlen: it takes heads of width 8, 16, \.\.\. 256, the checkpoint's have {width}; possible here: auto"
+    with pytest.raises(InputError, match=match):
+        choose_kernel("varlen", CUDA, torch.bfloat16, 0.0, width=width)
+
+
 def test_triton_takes_heads_of_some_widths(flash_installed, modernbert: Path) -> None:
     flash_installed(True)
     match = (

@@ -84,6 +84,9 @@ def test_recomputation_is_given_a_tensor_of_the_device(modernbert: Path, monkeyp
     build(modernbert, "maxsim", False, 16)(random_tokens(LENGTHS))
     assert given
     assert all(torch.is_tensor(arguments[0]) for arguments in given)
+    given.clear()
+    build(modernbert, "maxsim", False, sum(LENGTHS))(random_tokens(LENGTHS))
+    assert not given, "a batch that is one chunk is computed twice"
 
 
 def test_no_chunk_is_larger_than_asked(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:

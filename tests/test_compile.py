@@ -4,6 +4,7 @@ compiler cannot look into, as flash-attn and varlen are."""
 from collections.abc import Iterator
 from itertools import pairwise, product
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -118,18 +119,38 @@ def test_training_validation_and_another_precision_may_take_turns(
     backbone.kernel = "varlen"
     counter = CompileCounterWithBackend("eager")
     monkeypatch.setattr("ifir_lightning.models.backbone.COMPILER", counter)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     torch._dynamo.reset()
     backbone._compile()
     modes = [torch.enable_grad(), torch.no_grad(), torch.inference_mode()]
     found = []
-    for training, mode, half in product((True, False), modes, (False, True)):
-        with mode, torch.autocast("cpu", torch.bfloat16, enabled=half):
-            found.append(backbone.train(training)(random_tokens([5, 9, 3])).values_TD.float())
+    with torch._dynamo.config.patch(recompile_limit=8):
+        for training, mode, half in product((True, False), modes, (False, True)):
+            with mode, torch.autocast("cpu", torch.bfloat16, enabled=half):
+                found.append(backbone.train(training)(random_tokens([5, 9, 3])).values_TD.float())
     assert counter.frame_count > 8
     for each in found:
         torch.testing.assert_close(each, found[0], atol=0.1, rtol=0)
     torch._dynamo.reset()
+
+
+def test_a_thread_of_the_backward_pass_may_compile_as_many_graphs(
+    modernbert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch keeps its limit by thread, and a GPU's backward pass, which computes chunks again, has one of its own."""
+    monkeypatch.setitem(attention._KERNELS, "varlen", opaque_kernel)
+    backbone = load_backbone(modernbert, compile=True)
+    backbone.kernel = "varlen"
+    limits: list[int] = []
+
+    def encode() -> None:
+        with torch.no_grad():
+            backbone(random_tokens([5, 9, 3]))
+        limits.append(torch._dynamo.config.recompile_limit)
+
+    thread = Thread(target=encode)
+    thread.start()
+    thread.join()
+    assert limits == [64]
 
 
 def test_only_kernels_of_gpus_are_compiled(modernbert: Path, bert: Path) -> None:

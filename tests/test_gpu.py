@@ -116,6 +116,9 @@ def test_texts_are_encoded_and_scored_without_a_wait(head: Head, wide_modernbert
 
     encode_and_score()  # what is loaded or compiled once may wait
     busy()
+    encode_and_score()  # and so may page-locked memory, of which a busy device needs more
+    torch.cuda.synchronize()
+    busy()
     torch.cuda.set_sync_debug_mode("error")  # names the line that waits, where torch knows of it
     try:
         encode_and_score()

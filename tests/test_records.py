@@ -1,6 +1,7 @@
 """Packed texts do what plain lists of lists do."""
 
 from dataclasses import FrozenInstanceError
+from typing import Literal
 
 import pytest
 import torch
@@ -137,6 +138,24 @@ def test_segments_are_reduced_and_must_make_up_the_rows() -> None:
         assert segment_reduce(rows_TD, reduction, torch.tensor([2, 1])).tolist() == expected
     with pytest.raises(AssertionError, match="lengths that do not make up the rows"):
         segment_reduce(rows_TD, "sum", torch.tensor([2, 2]))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("width", [(), (3,)])
+def test_segments_gradient_is_torchs_and_keeps_no_rows(reduction: Literal["sum", "mean"], width: tuple[int]) -> None:
+    """The rows of MaxSim are its best similarities, query tokens times passages: gigabytes in a large batch."""
+    torch.manual_seed(0)
+    lengths_B, kept = torch.tensor([2, 1, 4]), []
+    rows, theirs = (torch.randn(7, *width).requires_grad_() for _ in range(2))
+    theirs.data.copy_(rows.data)
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
+        reduced = segment_reduce(rows, reduction, lengths_B)
+    expected = torch.segment_reduce(theirs, reduction, lengths=lengths_B, axis=0)
+    for each in (reduced, expected):
+        (each * torch.arange(1, each.numel() + 1).view_as(each)).sum().backward()
+    assert reduced.equal(expected)
+    torch.testing.assert_close(rows.grad, theirs.grad)
+    assert [saved.tolist() for saved in kept] == [[2, 1, 4]]
 
 
 def test_moving_a_batch_leaves_the_first_one_alone() -> None:

@@ -15,6 +15,7 @@ out and ends with status 0.
 
 import argparse
 import datetime
+import gc
 import json
 import os
 import re
@@ -64,6 +65,7 @@ class Report:
         except Exception as error:
             traceback.print_exc()
             found = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        gc.collect()  # a compiled layer refers to itself
         torch.cuda.empty_cache()
         self.figures[name] = found
         self.file.write_text(json.dumps(self.figures, indent=1), encoding="utf-8")

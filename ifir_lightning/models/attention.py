@@ -162,7 +162,12 @@ def choose_kernel(
     unseen = (unattended, _EXPANSION)
     obstacles: dict[Kernel, str | None] = {
         "flash_attention_2": _first(*gpu, (not flash, "flash-attn is not installed"), unseen),
-        "varlen": _first(*gpu, no_dropout, unseen),
+        "varlen": _first(
+            *gpu,
+            (width % 8 > 0 or width > 256, f"it takes heads of width 8, 16, ... 256, the checkpoint's have {width}"),
+            no_dropout,
+            unseen,
+        ),
         "triton": _first(
             *gpu,
             (find_spec("triton") is None, "triton is not installed"),

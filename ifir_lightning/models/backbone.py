@@ -147,8 +147,6 @@ class Backbone(nn.Module):
                 f"{'packed' if self.packed else 'padded'}; allowed is it with a packed model and flash_attention_2, "
                 "varlen or triton attention, on a GPU in bfloat16: set model.backbone.compile to false"
             )
-        # A layer is compiled anew for local and global attention, for gradients and for none, for each precision.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         layers: Any = self.model.layers
         for layer in layers:
             layer.compile(dynamic=True, fullgraph=True, backend=COMPILER)
@@ -169,7 +167,11 @@ class Backbone(nn.Module):
     def _run_packed(self, tokens: Tokens) -> Tensor:
         self._count(len(tokens.input_ids_T), len(tokens.input_ids_T))
         layout = make_layout(tokens.lengths_B, self.kernel, tokens.input_ids_T.device, tokens.attend_T)
-        if self.compile_layers:  # the compiler takes an attribute's size for fixed until it has seen another
+        if self.compile_layers:
+            # A layer is compiled anew for local and global attention, for gradients and for none, for each precision;
+            # torch keeps the limit by thread, and a chunk computed again is in a thread of the backward pass.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+            # The compiler takes an attribute's size for fixed until it has seen another.
             for each in (layout.cumulative, layout.tiles):
                 if each is not None:
                     torch._dynamo.maybe_mark_dynamic(each, 0)

@@ -140,11 +140,14 @@ def _turned(qkv_THW: Sequence[Tensor], cos: Tensor, sin: Tensor) -> Tensor:
     *turning, value_THW = qkv_THW
     precision = torch.promote_types(torch.promote_types(value_THW.dtype, cos.dtype), torch.float32)
     angle_T1V = torch.complex(cos.to(precision), sin.to(precision))
-    turned_T3HW = value_THW.new_empty(len(value_THW), 3, *value_THW.shape[1:], dtype=precision)
+    turned_T3HW = value_THW.new_empty(len(value_THW), 3, *value_THW.shape[1:])
     for each_THW, turned_THW in zip(turning, turned_T3HW.unbind(1), strict=False):
-        torch.mul(_complex(each_THW.to(precision)), angle_T1V, out=_complex(turned_THW))
+        if precision == turned_THW.dtype:
+            torch.mul(_complex(each_THW), angle_T1V, out=_complex(turned_THW))
+        else:
+            turned_THW.copy_(torch.view_as_real(_complex(each_THW.to(precision)) * angle_T1V).flatten(-2))
     turned_T3HW[:, 2] = value_THW
-    return turned_T3HW.to(value_THW.dtype)
+    return turned_T3HW
 
 
 def _complex(heads_THW: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ _UNSEEN = tl.constexpr(-1e30)
 """Finite, so that a tile in which a token sees nothing does no harm before one in which it sees itself."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def forward_kernel(
     qkv, cos, sin, tiles, attended, divisor, num_tokens, scale_2,
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
@@ -48,7 +48,7 @@ def forward_kernel(
     tl.store(divisor + row, most + tl.math.log2(total), mask=row < length)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def keys_kernel(
     qkv, cos, sin, tiles, attended, divisor, gradient, gradients, num_tokens, scale,
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
@@ -81,7 +81,7 @@ def keys_kernel(
     tl.store(gradients + place, d_value.to(gradients.dtype.element_ty), mask=(column < length)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def queries_kernel(
     qkv, cos, sin, tiles, attended, divisor, gradient, gradients, num_tokens, scale,
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
