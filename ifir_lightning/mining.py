@@ -139,7 +139,7 @@ class Miner:
         passages = {str(place): self.pool[place] for place in places}
         with closing(passage_chunks(self.retriever, passages, passages, self.max_tokens)) as chunks:
             for chunk in chunks:
-                embeddings = self.retriever(chunk.tokens.to(device, non_blocking=True))
+                embeddings = self.retriever(chunk.tokens.to(device))
                 places_P = on_device(torch.tensor([int(id_) for id_ in chunk.ids]), device)
                 for number, block in enumerate(blocks):
                     scores_QP = self.retriever.scorer(block, embeddings)

@@ -96,9 +96,9 @@ class Packed:
         """Row at which each text begins."""
         return self.lengths_B.cumsum(0) - self.lengths_B
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same texts on another device."""
-        return self._map(lambda name, value: value if name == "keep_T" else value.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str) -> Self:
+        """The same texts on another device, by way of ``on_device``."""
+        return self._map(lambda name, value: value if name == "keep_T" else on_device(value, torch.device(device)))
 
     def pin_memory(self) -> Self:
         """The same texts in page-locked memory (called by the data loader)."""
@@ -203,9 +203,10 @@ class Batch:
         """Passages per query."""
         return len(self.passages) // len(self.queries)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The same batch on another device."""
-        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device, by way of ``on_device``."""
+        target = torch.device(device)
+        return self._map(lambda value: on_device(value, target) if isinstance(value, Tensor) else value.to(target))
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory (called by the data loader)."""

@@ -103,7 +103,7 @@ class Reranker:
 
     def _score(self, queries: Embeddings, chunk: Chunk, index_K2: Tensor, observe: Observer) -> Tensor:
         """scores_K of (query, passage) pairs, on the device; the passages' embeddings end here."""
-        tokens = chunk.tokens.to(self.retriever.device, non_blocking=True)
+        tokens = chunk.tokens.to(self.retriever.device)
         passages = self.retriever(tokens)
         observe(Encoded(queries, chunk.ids, tokens, passages, index_K2))
         return self.retriever.scorer.pairs(queries, passages, index_K2)

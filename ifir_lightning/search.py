@@ -65,7 +65,7 @@ def search(
     cut = total = 0
     with closing(passage_chunks(retriever, passages, passages, max_tokens)) as chunks:
         for chunk in chunks:
-            embeddings = retriever(chunk.tokens.to(retriever.device, non_blocking=True))
+            embeddings = retriever(chunk.tokens.to(retriever.device))
             places_P = on_device(torch.tensor([place_of[id_] for id_ in chunk.ids]), retriever.device)
             for number, block in enumerate(blocks):
                 best[number] = merge(best[number], retriever.scorer(block, embeddings), places_P, depth)

@@ -80,6 +80,15 @@ def result(backbone: Backbone, lengths: list[int]) -> list[Tensor]:
     return [values_TD.detach(), *(p.grad.clone() for p in backbone.parameters() if p.grad is not None)]
 
 
+@pytest.fixture
+def opaque(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> Backbone:
+    """A model to compile, with attention that the compiler cannot look into."""
+    monkeypatch.setitem(attention._KERNELS, "varlen", opaque_kernel)
+    backbone = load_backbone(modernbert, compile=True)
+    backbone.kernel = "varlen"
+    return backbone
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch asks itself
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # torch's compiler imports it
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
@@ -111,40 +120,32 @@ def test_compiled_layers_equal_plain_ones_and_are_compiled_once(
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch asks itself
 def test_training_validation_and_another_precision_may_take_turns(
-    modernbert: Path, monkeypatch: pytest.MonkeyPatch
+    opaque: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each makes graphs of its own, more in all than torch allows a function by default."""
-    monkeypatch.setitem(attention._KERNELS, "varlen", opaque_kernel)
-    backbone = load_backbone(modernbert, compile=True)
-    backbone.kernel = "varlen"
     counter = CompileCounterWithBackend("eager")
     monkeypatch.setattr("ifir_lightning.models.backbone.COMPILER", counter)
     torch._dynamo.reset()
-    backbone._compile()
+    opaque._compile()
     modes = [torch.enable_grad(), torch.no_grad(), torch.inference_mode()]
     found = []
     with torch._dynamo.config.patch(recompile_limit=8):
         for training, mode, half in product((True, False), modes, (False, True)):
             with mode, torch.autocast("cpu", torch.bfloat16, enabled=half):
-                found.append(backbone.train(training)(random_tokens([5, 9, 3])).values_TD.float())
+                found.append(opaque.train(training)(random_tokens([5, 9, 3])).values_TD.float())
     assert counter.frame_count > 8
     for each in found:
         torch.testing.assert_close(each, found[0], atol=0.1, rtol=0)
     torch._dynamo.reset()
 
 
-def test_a_thread_of_the_backward_pass_may_compile_as_many_graphs(
-    modernbert: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_thread_of_the_backward_pass_may_compile_as_many_graphs(opaque: Backbone) -> None:
     """torch keeps its limit by thread, and a GPU's backward pass, which computes chunks again, has one of its own."""
-    monkeypatch.setitem(attention._KERNELS, "varlen", opaque_kernel)
-    backbone = load_backbone(modernbert, compile=True)
-    backbone.kernel = "varlen"
     limits: list[int] = []
 
     def encode() -> None:
         with torch.no_grad():
-            backbone(random_tokens([5, 9, 3]))
+            opaque(random_tokens([5, 9, 3]))
         limits.append(torch._dynamo.config.recompile_limit)
 
     thread = Thread(target=encode)

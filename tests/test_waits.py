@@ -10,6 +10,7 @@ import torch
 from conftest import random_tokens
 from small import HEADS, Head, retriever, synthetic_data
 
+from ifir_lightning import records
 from ifir_lightning.models.scoring import Scorer
 from ifir_lightning.records import Batch, Kind, on_device, segment_reduce
 
@@ -40,12 +41,14 @@ def test_numbers_go_to_a_gpu_from_page_locked_memory_and_back_with_a_wait() -> N
 
 
 def test_a_batch_goes_to_the_device_beside_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts, ways = random_tokens([2, 3]), []
+    """All its tensors but what shapes depend on, when Lightning moves it."""
+    texts, moved = random_tokens([2, 3]), []
     batch = Batch(texts, texts, passage_ids_P=torch.arange(2), kinds_P=torch.zeros(2), rows_Q=torch.arange(2))
-    monkeypatch.setattr(Batch, "to", lambda self, device, non_blocking=False: ways.append((device, non_blocking)))
-    synthetic_data().transfer_batch_to_device(batch, torch.device("meta"), 0)
-    assert ways == [(torch.device("meta"), True)]
-    assert synthetic_data().transfer_batch_to_device(0, torch.device("meta"), 0) == 0
+    monkeypatch.setattr(records, "on_device", lambda values, device: moved.append((values, device)) or values)
+    synthetic_data().transfer_batch_to_device(batch, torch.device("cuda"), 0)
+    expected = [texts.input_ids_T, texts.cut_B] * 2 + [batch.passage_ids_P, batch.kinds_P, batch.rows_Q]
+    assert all(values is each for (values, _), each in zip(moved, expected, strict=True))
+    assert {device.type for _, device in moved} == {"cuda"}
 
 
 def test_segments_are_reduced_without_torchs_look_at_their_lengths(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
@@ -161,12 +160,6 @@ class PromptrieverData(LightningDataModule):
     def train_dataloader(self) -> "EpochLoader":
         """Batches of the current epoch, from the restored position on."""
         return EpochLoader(self)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """As Lightning does, but a GPU takes a batch, which lies in page-locked memory, beside its other work."""
-        if isinstance(batch, Batch):
-            return batch.to(device, non_blocking=True)
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def val_dataloader(self) -> range:
         """One empty batch: validation is the work of callbacks, Lightning wants a batch to loop over."""
