@@ -188,10 +188,12 @@ def is_lost_peer(error: BaseException) -> bool:
 def shard(root: nn.Module, device: torch.device) -> None:
     """FSDP2: parameters spread over the ranks, and with them their gradients and the optimizer's state.
 
-    One group: the first forward pass of a step gathers all of them, the end of the backward pass averages gradients
-    and frees what was gathered. Ranks encode different numbers of texts, chunks and layers in between, and a layer
-    that all ranks had to gather together would have them wait for each other for ever.
+    They begin as those of rank 0, as under DDP. One group: the first forward pass of a step gathers all of them, the
+    end of the backward pass averages gradients and frees what was gathered. Ranks encode different numbers of texts,
+    chunks and layers in between, and a layer that all had to gather together would have them wait for ever.
     """
+    for tensor in (*root.parameters(), *root.buffers()):
+        dist.broadcast(tensor.data, 0)
     fully_shard(root, mesh=init_device_mesh(device.type, (world_size(),)), reshard_after_forward=False)
 
 

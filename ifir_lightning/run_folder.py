@@ -1,6 +1,7 @@
 """One run folder, one line of time: what a new start clears away, and the lock that keeps a second job out."""
 
 import csv
+import errno
 import fcntl
 import logging
 import os
@@ -28,6 +29,10 @@ def lock(folder: Path) -> None:
             f"trainer.default_root_dir {folder} is in use by another fit; allowed is one at a time: wait for it, end "
             "it, or choose another folder"
         ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        _log.warning("%s is on a file system without locks (%s): nothing keeps a second fit out of it", folder, error)
 
 
 def clear(folder: Path, step: int) -> None:

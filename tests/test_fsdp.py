@@ -8,9 +8,10 @@ import pytest
 import torch
 from ranks import on_ranks
 from small import DROPOUT, TINY, Recorder, retriever, synthetic_data, trainer, write_task
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ifir_lightning import manifests
+from ifir_lightning import distributed, manifests
 from ifir_lightning.callbacks.checkpoint_io import ManifestIO
 from ifir_lightning.callbacks.checkpoints import Checkpoints
 from ifir_lightning.callbacks.followir import FollowIRValidation
@@ -79,6 +80,23 @@ def test_losses_validations_and_file_are_those_of_ddp(sharded: Metrics, folder: 
     assert ours.keys() == theirs.keys()
     for part in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=1e-5)
+
+
+def weights_of_ranks_apart(backbone: Path) -> Tensor:
+    """Of a rank, all in one, once sharded and gathered again; they begin as far apart as the ranks' numbers."""
+    model = retriever(backbone).retriever
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += distributed.rank()
+    distributed.shard(model, torch.device("cpu"))
+    return torch.cat([weight.full_tensor().flatten() for weight in model.parameters() if isinstance(weight, DTensor)])
+
+
+def test_ranks_begin_with_the_weights_of_rank_0(modernbert: Path) -> None:
+    """Where nodes hold different checkpoints, a model would else be made of pieces of both."""
+    expected = torch.cat([weight.detach().flatten() for weight in retriever(modernbert).retriever.parameters()])
+    for found in on_ranks(2, weights_of_ranks_apart, modernbert):
+        assert found.equal(expected)
 
 
 def test_an_interrupted_run_has_the_same_bits(sharded: Metrics, folder: Path, modernbert: Path) -> None:

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import time
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,9 @@ class Signal(Callback):
             os.kill(os.getpid(), self.number)
 
 
-def fit(folder: Path, backbone: Path, *callbacks: Callback, **settings: Any) -> tuple[int, list[float]]:
+def fit(
+    folder: Path, backbone: Path, *callbacks: Callback, num_workers: int = 0, **settings: Any
+) -> tuple[int, list[float]]:
     """Exit status of a run of six steps that continues what the folder holds, and the losses of this start."""
     recorder = Recorder()
     settings = {
@@ -43,8 +48,9 @@ def fit(folder: Path, backbone: Path, *callbacks: Callback, **settings: Any) -> 
     }
     logger = MetricsCSV(str(folder))
     fitting = trainer(folder, recorder, Checkpoints(), Interruption(), *callbacks, logger=logger, **settings)
+    data, newest = synthetic_data(num_workers=num_workers), manifests.newest(folder / "checkpoints")
     try:
-        fitting.fit(retriever(backbone), synthetic_data(), ckpt_path=manifests.newest(folder / "checkpoints"))
+        fitting.fit(retriever(backbone), data, ckpt_path=newest)
     except SystemExit as left:
         return int(str(left.code)), [each["train/loss"] for each in recorder.metrics]
     return 0, [each["train/loss"] for each in recorder.metrics]
@@ -68,6 +74,26 @@ def test_a_signal_in_a_step_costs_nothing(number: int, modernbert: Path, tmp_pat
         assert torch.equal(weight, final_weights(tmp_path / "run")[name]), name
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "run" / "metrics.csv").read_text()
     assert [signal.getsignal(each) for each in SIGNALS] == handlers
+
+
+class SignalToAll(Callback):
+    """Another process sends SIGTERM to this one and to its workers, as whoever ends a whole job does."""
+
+    def on_before_backward(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == 1:
+            workers = [child.pid for child in active_children() if child.pid is not None]
+            assert len(workers) == 2
+            subprocess.run(["kill", "-TERM", *map(str, [*workers, os.getpid()])], check=True)
+
+
+def test_workers_outlive_a_signal_to_the_whole_job(modernbert: Path, tmp_path: Path) -> None:
+    status, losses = fit(tmp_path / "run", modernbert, SignalToAll(), num_workers=2)
+    assert (status, len(losses)) == (143, 2)
+    assert manifests.newest(tmp_path / "run" / "checkpoints").name == "step-00000002.ckpt"  # type: ignore[union-attr]
+    deadline = time.monotonic() + 20
+    while active_children():
+        assert time.monotonic() < deadline, "workers that did not end with training"
+        time.sleep(0.1)
 
 
 def test_a_validation_that_is_due_comes_first(

@@ -1,7 +1,11 @@
 """A run folder has one line of time and one job."""
 
+import errno
+import fcntl
 import multiprocessing
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,3 +94,24 @@ def test_a_second_job_is_refused_until_the_first_is_dead(tmp_path: Path) -> None
     process.kill()
     process.join()
     run_folder.lock(tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_and_used(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    run_folder.lock(tmp_path)
+    assert "file system without locks" in caplog.text
+
+
+def test_a_lock_that_fails_otherwise_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.EIO, "no answer")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with pytest.raises(OSError, match="no answer"):
+        run_folder.lock(tmp_path)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
 from small import DROPOUT, TINY, Recorder, retriever, synthetic_data, trainer, write_task
 
 from ifir_lightning import manifests
@@ -106,6 +107,17 @@ def test_settings_are_checked(setting: str) -> None:
 
 class KilledError(Exception):
     """In place of a signal that nobody can catch."""
+
+
+def test_a_validation_by_the_clock_is_refused_on_several_ranks(
+    modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank would look at its own clock, and some validate while others wait for them in a step."""
+    timed = trainer(tmp_path, val_check_interval="00:00:30:00")
+    Checkpoints().setup(timed, retriever(modernbert), "fit")
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    with pytest.raises(InputError, match=r"is a time of 1800 s on 2 ranks, .* allowed is a number of batches there"):
+        Checkpoints().setup(timed, retriever(modernbert), "fit")
 
 
 def test_a_run_that_dies_right_after_a_checkpoint_has_the_row_of_that_step(

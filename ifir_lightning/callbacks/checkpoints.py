@@ -48,6 +48,15 @@ class Checkpoints(Checkpoint):
         self._step_before = 0
         self._due, self._saved = False, -1
 
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        seconds = getattr(trainer, "_val_check_time_interval", None)
+        if seconds is not None and trainer.world_size > 1:
+            raise InputError(
+                f"trainer.val_check_interval is a time of {seconds:g} s on {trainer.world_size} ranks, whose clocks "
+                "differ, so that some would validate and others train on; allowed is a number of batches there: set it "
+                "to e.g. 500"
+            )
+
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._step_before = trainer.global_step
 

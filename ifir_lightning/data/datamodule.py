@@ -1,8 +1,6 @@
 """PromptrieverData: a table of training rows as batches, in an order that nothing can disturb."""
 
-import gc
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -21,6 +19,7 @@ from ifir_lightning.data.sampling import GroupSampler, check_group_size
 from ifir_lightning.data.subsets import subset
 from ifir_lightning.data.teacher_cache import TeacherCache
 from ifir_lightning.data.teacher_scores import check_scores, has_scores
+from ifir_lightning.data.workers import start_worker
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Batch, Row
 from ifir_lightning.text import TextTokenizer
@@ -236,7 +235,7 @@ class EpochLoader:
             sampler=range(data.position(trainer.current_epoch), len(self)),
             num_workers=data.num_workers,
             pin_memory=trainer.strategy.root_device.type == "cuda",
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
         )
         ready = iter(loader)
         while (batch := self._timed(ready)) is not None:
@@ -278,12 +277,3 @@ class EpochBatches(Dataset[Batch]):
     def _row(self, record: dict[str, Any]) -> Row:
         row = formats.to_row(record)
         return row if self.teaches else replace(row, teacher_scores=None)
-
-
-def _start_worker(worker: int) -> None:
-    """A worker tokenises on one thread, since the tokenizer's own do not survive the fork, and collects little garbage.
-
-    What it inherited lives as long as it does: searching that again and again costs a tenth of the time.
-    """
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    gc.freeze()
