@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from multiprocessing import active_children
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ifir_lightning.callbacks.checkpoint_io import ManifestIO
 from ifir_lightning.callbacks.checkpoints import Checkpoints
 from ifir_lightning.callbacks.interruption import Interruption
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
+from ifir_lightning.data.workers import start_worker
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -94,6 +95,25 @@ def test_workers_outlive_a_signal_to_the_whole_job(modernbert: Path, tmp_path: P
     while active_children():
         assert time.monotonic() < deadline, "workers that did not end with training"
         time.sleep(0.1)
+
+
+def idle_worker(ready: Any) -> None:
+    start_worker(0)
+    ready.set()
+    time.sleep(60)
+
+
+def test_a_worker_ends_when_its_parent_says_so() -> None:
+    """As torch does with one that hangs."""
+    processes = get_context("fork")
+    ready = processes.Event()
+    worker = processes.Process(target=idle_worker, args=(ready,), daemon=True)
+    worker.start()
+    assert ready.wait(20)
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 0
+    worker.kill()
 
 
 def test_a_validation_that_is_due_comes_first(
