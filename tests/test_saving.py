@@ -116,6 +116,7 @@ def test_a_validation_by_the_clock_is_refused_on_several_ranks(
     timed = trainer(tmp_path, val_check_interval="00:00:30:00")
     Checkpoints().setup(timed, retriever(modernbert), "fit")
     monkeypatch.setattr(Trainer, "world_size", 2)
+    Checkpoints().setup(timed, retriever(modernbert), "validate")
     with pytest.raises(InputError, match=r"is a time of 1800 s on 2 ranks, .* allowed is a number of batches there"):
         Checkpoints().setup(timed, retriever(modernbert), "fit")
 

@@ -50,7 +50,7 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         seconds = getattr(trainer, "_val_check_time_interval", None)
-        if seconds is not None and trainer.world_size > 1:
+        if stage == "fit" and seconds is not None and trainer.world_size > 1:
             raise InputError(
                 f"trainer.val_check_interval is a time of {seconds:g} s on {trainer.world_size} ranks, whose clocks "
                 "differ, so that some would validate and others train on; allowed is a number of batches there: set it "
