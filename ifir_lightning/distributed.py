@@ -1,7 +1,8 @@
 """What crosses ranks, with gradient where it trains: the only place that calls torch.distributed.
 
 Queries are gathered, scores exchanged, passages never sent: passages are 97% of a batch's embeddings. Each function
-is the identity on a single process. The gradients are those of one process that holds the whole global batch:
+is the identity on a single process. Ranks have equal shares of a batch (the data module refuses others), so only their
+numbers of tokens have to be told. The gradients are those of one process that holds the whole global batch:
 nothing is scaled here, and the mean over ranks is the one that DDP takes of parameter gradients.
 """
 
@@ -9,6 +10,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -89,60 +91,44 @@ def average(values: Tensor) -> Tensor:
     return total / world_size()
 
 
-def gather_rows(rows: Tensor) -> tuple[Tensor, list[int]]:
-    """Rows of all ranks, in rank order, and how many each rank has; with gradient.
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows of all ranks, in rank order, equally many of each; without gradient."""
+    return rows if world_size() == 1 else torch.cat(_gather(rows))
 
-    Ranks may hold different numbers of rows.
+
+def gather_embeddings(texts: Embeddings) -> Embeddings:
+    """Embeddings of the texts of all ranks, in rank order, equally many of each; with gradient.
+
+    A text may have any number of rows. Lengths go from CPU to CPU, so that no GPU has to be waited for.
     """
     if world_size() == 1:
-        return rows, [len(rows)]
-    counts = _gather_counts(len(rows), rows.device)
-    return _GatherRows.apply(rows, counts), counts
+        return texts
+    lengths_B = torch.cat(_gather(texts.lengths_B, _cpus()))
+    counts = lengths_B.view(world_size(), -1).sum(1).tolist()
+    values_ND = _GatherRows.apply(texts.values_ND, counts)
+    weights_N = None if texts.weights_N is None else _GatherRows.apply(texts.weights_N, counts)
+    return replace(texts, lengths_B=lengths_B, values_ND=values_ND, weights_N=weights_N)
 
 
-def gather_embeddings(texts: Embeddings) -> tuple[Embeddings, list[int]]:
-    """Embeddings of the texts of all ranks, and how many texts each rank has; with gradient."""
-    if world_size() == 1:
-        return texts, [len(texts)]
-    device = texts.values_ND.device
-    lengths_B, num_texts = gather_rows(texts.lengths_B.to(device))
-    values_ND, _ = gather_rows(texts.values_ND)
-    weights_N = None if texts.weights_N is None else gather_rows(texts.weights_N)[0]
-    return replace(texts, lengths_B=lengths_B.cpu(), values_ND=values_ND, weights_N=weights_N), num_texts
-
-
-def exchange_scores(scores_QP: Tensor, num_queries: list[int], num_passages: list[int]) -> Tensor:
+def exchange_scores(scores_QP: Tensor) -> Tensor:
     """Queries of all ranks x passages of this rank -> queries of this rank x passages of all ranks; with gradient.
 
-    Args:
-        scores_QP: Rows in rank order, ``num_queries`` of each rank.
-        num_queries: Queries of each rank.
-        num_passages: Passages of each rank.
+    All in rank order; ranks have equally many queries, and equally many passages.
     """
     if world_size() == 1:
         return scores_QP
-    own_Q, own_P = num_queries[rank()], num_passages[rank()]
-    sent = [n * own_P for n in num_queries]
-    received = [own_Q * n for n in num_passages]
-    flat = _AllToAll.apply(scores_QP.reshape(-1), sent, received)
-    blocks = [block.view(own_Q, -1) for block in flat.split(received)]
-    return torch.cat(blocks, dim=1)
+    blocks_WQP = _Exchange.apply(scores_QP).unflatten(0, (world_size(), -1))
+    return blocks_WQP.transpose(0, 1).flatten(1)
 
 
-class Agreement:
-    """What the ranks say to one another beside a step, over the network of their CPUs: no GPU has to be waited for."""
-
-    def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
-
-    def largest(self, value: int) -> int:
-        """The largest value of all ranks."""
-        if self._group is None:
-            return value
-        number = torch.tensor([value])
-        _count(all_reduce_bytes(number.nbytes))
-        dist.all_reduce(number, dist.ReduceOp.MAX, group=self._group)
-        return int(number)
+def largest(value: int) -> int:
+    """The largest value of all ranks, over the network of their CPUs: no GPU has to be waited for."""
+    if world_size() == 1:
+        return value
+    number = torch.tensor([value])
+    _count(all_reduce_bytes(number.nbytes))
+    dist.all_reduce(number, dist.ReduceOp.MAX, group=_cpus())
+    return int(number)
 
 
 def check_in(seconds: float) -> None:
@@ -242,15 +228,21 @@ def _count(num_bytes: int) -> None:
     _traffic.bytes_sent += num_bytes
 
 
-def _gather_counts(count: int, device: torch.device) -> list[int]:
-    return torch.cat(_gather(torch.tensor([count], device=device))).tolist()
+def _cpus() -> dist.ProcessGroup:
+    """All ranks as a group that talks over the network of their CPUs; all ask for it together."""
+    return _cpu_group(dist.group.WORLD)
 
 
-def _gather(values: Tensor) -> list[Tensor]:
+@cache
+def _cpu_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo")
+
+
+def _gather(values: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
     """The tensor of every rank; all of one shape."""
     gathered = [torch.empty_like(values) for _ in range(world_size())]
     _count((world_size() - 1) * values.nbytes)
-    dist.all_gather(gathered, values)
+    dist.all_gather(gathered, values, group=group)
     return gathered
 
 
@@ -269,24 +261,26 @@ class _GatherRows(torch.autograd.Function):
         Half of what an all-reduce would send.
         """
         counts, own = ctx.counts, ctx.counts[rank()]
-        width = gradients[0][:1].numel()
-        shares = _all_to_all(gradients[0].reshape(-1), [n * width for n in counts], [own * width] * len(counts))
-        return shares.view(len(counts), own, *gradients[0].shape[1:]).sum(0), None
+        shares = _all_to_all(gradients[0], counts, [own] * len(counts))
+        return shares.unflatten(0, (len(counts), own)).sum(0), None
 
 
-class _AllToAll(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, sent: list[int], received: list[int]) -> Tensor:
-        ctx.sent, ctx.received = sent, received
-        return _all_to_all(values, sent, received)
+class _Exchange(torch.autograd.Function):
+    """Block w of this rank's rows goes to rank w, and becomes its block of this rank; so do gradients, back."""
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _all_to_all(gradients[0], ctx.received, ctx.sent), None, None
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return _all_to_all(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _all_to_all(gradients[0])
 
 
-def _all_to_all(values: Tensor, sent: list[int], received: list[int]) -> Tensor:
-    output = values.new_empty(sum(received))
-    _count((sum(sent) - sent[rank()]) * values.element_size())
-    dist.all_to_all_single(output, values.contiguous(), received, sent)
+def _all_to_all(rows: Tensor, sent: list[int] | None = None, received: list[int] | None = None) -> Tensor:
+    """Rows of this rank to all ranks, and theirs to this one; equally many of each unless it is said how many."""
+    output = torch.empty_like(rows) if received is None else rows.new_empty(sum(received), *rows.shape[1:])
+    own = len(rows) // world_size() if sent is None else sent[rank()]
+    _count((len(rows) - own) * rows[:1].nbytes)
+    dist.all_to_all_single(output, rows.contiguous(), received, sent)
     return output

@@ -88,14 +88,14 @@ class RetrieverModule(LightningModule):
         """Encode, gather, score, loss."""
         texts = self.retriever(Tokens.concat([batch.queries, batch.passages]))
         queries, passages = texts.split(len(batch.queries), len(batch.passages))
-        all_queries, num_queries = distributed.gather_embeddings(queries)
-        all_ids_P, num_passages = distributed.gather_rows(batch.passage_ids_P)
-        all_kinds_P, _ = distributed.gather_rows(batch.kinds_P)
+        all_queries = distributed.gather_embeddings(queries)
+        all_ids_P = distributed.gather_rows(batch.passage_ids_P)
+        all_kinds_P = distributed.gather_rows(batch.kinds_P)
 
         scores_QP = self.retriever.scorer(all_queries, passages)
-        scores_QP = distributed.exchange_scores(scores_QP, num_queries, num_passages)
+        scores_QP = distributed.exchange_scores(scores_QP)
 
-        first = sum(num_passages[: distributed.rank()])
+        first = distributed.rank() * len(batch.passages)
         targets_Q = first + torch.arange(len(batch.queries), device=self.device) * batch.group_size
         kinds_QP = pair_kinds(all_kinds_P, all_ids_P, targets_Q, batch.group_size)
         loss = self.loss(scores_QP, targets_Q, kinds_QP, teacher_QG=batch.teacher_QG)

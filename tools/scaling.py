@@ -29,7 +29,7 @@ def formula(ranks: int, queries: int = QUERIES, tokens: int = QUERY_TOKENS, dim:
     return {
         "queries and their gradients": 2 * others * own * tokens * dim * 4,
         "scores and their gradients": 2 * others * own * own * GROUP * 4,
-        "lengths, ids, kinds, counts": others * (own * 8 + own * GROUP * (8 + 1) + 4 * 8),
+        "lengths, ids, kinds": others * (own * 8 + own * GROUP * (8 + 1)),
     }
 
 
@@ -38,11 +38,11 @@ def exchange(num_queries: int, num_passages: int) -> None:
     lengths_B = torch.full((num_queries,), QUERY_TOKENS)
     queries = Embeddings(lengths_B, torch.randn(num_queries * QUERY_TOKENS, DIM).requires_grad_())
     passages_PD = torch.randn(num_passages, DIM).requires_grad_()
-    everything, of_queries = distributed.gather_embeddings(queries)
-    _, of_passages = distributed.gather_rows(torch.zeros(num_passages, dtype=torch.int64))
+    everything = distributed.gather_embeddings(queries)
+    distributed.gather_rows(torch.zeros(num_passages, dtype=torch.int64))
     distributed.gather_rows(torch.zeros(num_passages, dtype=torch.int8))
     scores_QP = everything.values_ND.unflatten(0, (-1, QUERY_TOKENS)).mean(1) @ passages_PD.T
-    distributed.exchange_scores(scores_QP, of_queries, of_passages).sum().backward()
+    distributed.exchange_scores(scores_QP).sum().backward()
 
 
 def run(rank: int, ranks: int, folder: str) -> None:

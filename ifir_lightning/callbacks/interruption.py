@@ -10,8 +10,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from ifir_lightning import distributed
 from ifir_lightning.callbacks.checkpoints import Checkpoints, validation_is_due
-from ifir_lightning.distributed import Agreement
 
 _log = logging.getLogger(__name__)
 EXIT_STATUS = {
@@ -42,9 +42,6 @@ class Interruption(Callback):
         if stage == "fit":
             # Lightning has no other way to keep its handlers out
             trainer._signal_connector.register_signal_handlers = self._install  # type: ignore[method-assign]
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._agreement = Agreement()
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._leaves:  # the row of the last step is in the log by now
@@ -91,7 +88,7 @@ class Interruption(Callback):
         """Whether a signal has reached any rank; all ranks ask together, until one has."""
         if self._leaves:
             return False
-        self._leaves = self._agreement.largest(self._received)
+        self._leaves = distributed.largest(self._received)
         if self._leaves and trainer.is_global_zero:
             name, step, kept = signal.Signals(self._leaves).name, trainer.global_step, bool(_savers(trainer))
             then = "start it again and it continues" if kept else "without a checkpoint: Checkpoints is no callback"
