@@ -18,6 +18,7 @@ from ifir_lightning.records import Embeddings, Passage, Row, on_device
 from ifir_lightning.reranking import Reranker, passage_chunks
 from ifir_lightning.retriever import Retriever
 from ifir_lightning.search import QUERIES_PER_BLOCK, Best, merge, nothing
+from ifir_lightning.teachers import check_finite
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +31,9 @@ STATE = "search.safetensors"
 class Choice:
     """Which passages of a ranking become hard negatives.
 
-    Ranks count from 1 and leave out the row's own passages: positives and instruction negatives. Of the ranks
-    ``rank_from`` to ``rank_to`` those stay whose score s satisfies, with s+ the lowest score of the row's positives,
+    Ranks count from 1 and leave out the row's own passages: positives and instruction negatives of all rows that ask
+    the same (query and instruction). Of the ranks ``rank_from`` to ``rank_to`` those stay whose score s satisfies,
+    with s+ the lowest score of the row's positives,
 
         s < s+ - absolute_margin    and    s < s+ - relative_margin * |s+|
 
@@ -104,20 +106,26 @@ class Miner:
         Every passage of the pool is encoded once, and forgotten; queries' embeddings and of each query the best
         scores are held. Of equal scores the earlier passage of the pool is the better one.
         """
-        best = self._search(rows, folder)
-        positive_scores = self._positive_scores(rows)
+        own, positive_scores = _own(rows), self._positive_scores(rows)
+        depth = self.choice.rank_to + 2 * max(map(len, own))  # left out by id, and by text
+        best = self._search(rows, folder, depth)
         return [
-            self.choice(self._ranked(row, scores, places), positive_score)
-            for row, scores, places, positive_score in zip(
-                rows, best[0].tolist(), best[1].tolist(), positive_scores, strict=True
+            self.choice(self._ranked(own_passages, scores, places), positive_score)
+            for own_passages, scores, places, positive_score in zip(
+                own, best[0].tolist(), best[1].tolist(), positive_scores, strict=True
             )
         ]
 
     @torch.inference_mode()
-    def _search(self, rows: Sequence[Row], folder: Path) -> Best:
+    def _search(self, rows: Sequence[Row], folder: Path, depth: int) -> Best:
         """scores_QK and places_QK in the pool, best first."""
-        depth = self.choice.rank_to + 2 * max(len(_own(row)) for row in rows)
         queries = self.retriever.tokenizer.queries((row.query, row.instruction) for row in rows)
+        if num_cut := int(queries.cut_B.count_nonzero()):
+            _log.warning(
+                "the limit of %d tokens cuts %d of %d queries, whose instruction stands at their end: raise "
+                "--text.max_query_length",
+                *(self.retriever.tokenizer.format.max_query_length, num_cut, len(rows)),
+            )
         encoded = self.retriever.encode(queries, self.max_tokens)
         starts = range(0, len(encoded), QUERIES_PER_BLOCK)
         blocks = encoded.split(*(min(QUERIES_PER_BLOCK, len(encoded) - start) for start in starts))
@@ -127,24 +135,31 @@ class Miner:
         )
         for start in range(done, len(self.pool), PASSAGES_PER_SLICE):
             stop = min(start + PASSAGES_PER_SLICE, len(self.pool))
-            best = self._search_slice(blocks, best, range(start, stop), depth)
+            best, num_cut = self._search_slice(blocks, best, range(start, stop), depth)
             _write_state(folder / STATE, stop, best)
-            _log.info("searched %d of %d passages", stop, len(self.pool))
+            _log.info(
+                "searched %d of %d passages; of the last %d the limit of %d tokens cut %d",
+                *(stop, len(self.pool), stop - start, self.retriever.tokenizer.format.max_passage_length, num_cut),
+            )
         return best
 
-    def _search_slice(self, blocks: Sequence[Embeddings], best: Best, places: range, depth: int) -> Best:
+    def _search_slice(self, blocks: Sequence[Embeddings], best: Best, places: range, depth: int) -> tuple[Best, int]:
+        """The best of these passages and those before, and how many of these the limit cut."""
         device = self.retriever.device
         sizes = [len(block) for block in blocks]
         parts = list(zip(best[0].split(sizes), best[1].split(sizes), strict=True))
         passages = {str(place): self.pool[place] for place in places}
+        num_cut = 0
         with closing(passage_chunks(self.retriever, passages, passages, self.max_tokens)) as chunks:
             for chunk in chunks:
+                num_cut += int(chunk.tokens.cut_B.count_nonzero())
                 embeddings = self.retriever(chunk.tokens.to(device))
                 places_P = on_device(torch.tensor([int(id_) for id_ in chunk.ids]), device)
                 for number, block in enumerate(blocks):
                     scores_QP = self.retriever.scorer(block, embeddings)
                     parts[number] = merge(parts[number], scores_QP, places_P, depth)
-        return torch.cat([scores_QK for scores_QK, _ in parts]), torch.cat([places_QK for _, places_QK in parts])
+        scores, places_found = zip(*parts, strict=True)
+        return (torch.cat(scores), torch.cat(places_found)), num_cut
 
     def _positive_scores(self, rows: Sequence[Row]) -> list[float]:
         """The lowest score of each row's positives."""
@@ -154,11 +169,12 @@ class Miner:
         }
         queries = {str(number): (row.query, row.instruction) for number, row in enumerate(rows)}
         run, _ = Reranker(self.retriever, self.max_tokens)(queries, passages, candidates)
+        check_finite(rows, [list(scores.values()) for scores in run.values()])
         return [min(scores.values()) for scores in run.values()]
 
-    def _ranked(self, row: Row, scores: list[float], places: list[int]) -> list[tuple[Passage, float]]:
+    def _ranked(self, own: set[Passage], scores: list[float], places: list[int]) -> list[tuple[Passage, float]]:
         """Passages found, best first, without the row's own, which are known by id and by text."""
-        ids, texts = {p.id for p in _own(row)}, {(p.title, p.text) for p in _own(row)}
+        ids, texts = {p.id for p in own}, {(p.title, p.text) for p in own}
         found = [(self.pool[place], score) for place, score in zip(places, scores, strict=True)]
         return [(p, score) for p, score in found if p.id not in ids and (p.title, p.text) not in texts]
 
@@ -172,8 +188,12 @@ def check_pool(pool: Sequence[Passage], choice: Choice) -> None:
         )
 
 
-def _own(row: Row) -> tuple[Passage, ...]:
-    return row.positives + row.instruction_negatives
+def _own(rows: Sequence[Row]) -> list[set[Passage]]:
+    """Of each row the positives and instruction negatives of all rows that ask the same."""
+    own: dict[tuple[str, str], set[Passage]] = {}
+    for row in rows:
+        own.setdefault((row.query, row.instruction), set()).update(row.positives, row.instruction_negatives)
+    return [own[row.query, row.instruction] for row in rows]
 
 
 def _write_state(path: Path, num_done: int, best: Best) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import Any, Literal, final, get_args
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import BatchEncoding
 
 from ifir_lightning.errors import InputError
@@ -18,6 +19,7 @@ from ifir_lightning.records import Row, row_passages
 from ifir_lightning.reranking import Reranker
 from ifir_lightning.retriever import Retriever, load_retriever
 from ifir_lightning.text import joined
+from ifir_lightning.text_format import TextSettings
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +29,14 @@ _SAMPLES = 64
 
 
 class Teacher(ABC):
-    """Scores of rows, and what tells one teacher from another."""
+    """Scores of rows, and what tells one teacher from another.
+
+    Attributes:
+        num_cut: How many queries and passages limits have cut so far.
+    """
+
+    def __init__(self) -> None:
+        self.num_cut = {"queries": 0, "passages": 0}
 
     @abstractmethod
     def __call__(self, rows: Sequence[Row]) -> list[list[float]]:
@@ -44,6 +53,7 @@ class RetrieverTeacher(Teacher):
     """Scores of a retriever, at its own limits; every distinct passage of the rows is encoded once."""
 
     def __init__(self, retriever: Retriever, name: str, max_tokens: int = 16384) -> None:
+        super().__init__()
         self.retriever, self.name, self.max_tokens = retriever, name, max_tokens
 
     @property
@@ -58,7 +68,13 @@ class RetrieverTeacher(Teacher):
         queries = {str(number): (row.query, row.instruction) for number, row in enumerate(rows)}
         candidates = {query: list(dict.fromkeys(own)) for query, own in listed.items()}
         passages = {id_: passage for passage, id_ in ids.items()}
-        run, _ = Reranker(self.retriever, self.max_tokens)(queries, passages, candidates)
+        cut_queries = self.retriever.tokenizer.queries(queries.values()).cut_B
+        cut_passages: list[Tensor] = []  # on the device, and counted when it is done
+        run, _ = Reranker(self.retriever, self.max_tokens)(
+            queries, passages, candidates, observe=lambda encoded: cut_passages.append(encoded.tokens.cut_B)
+        )
+        self.num_cut["queries"] += int(cut_queries.count_nonzero())
+        self.num_cut["passages"] += int(torch.cat(cut_passages).count_nonzero())
         return [[run[query][id_] for id_ in own] for query, own in listed.items()]
 
 
@@ -67,6 +83,7 @@ class PairTeacher(Teacher):
     """Scores of a model that reads query and passage together, in batches of similar length."""
 
     def __init__(self, pair: PairModel, settings: PairSettings, max_tokens: int = 16384) -> None:
+        super().__init__()
         self.pair, self.settings, self.max_tokens = pair, settings, max_tokens
         self.max_query_length, self.max_passage_length = pair_limits(pair, settings)
 
@@ -77,11 +94,11 @@ class PairTeacher(Teacher):
         return same | asdict(self.settings) | limits
 
     def __call__(self, rows: Sequence[Row]) -> list[list[float]]:
-        queries = self._cut([joined("", row.query, row.instruction) for row in rows], self.max_query_length)
+        queries = self._cut("queries", [joined("", row.query, row.instruction) for row in rows], self.max_query_length)
         listed = [row_passages(row) for row in rows]
         texts = [joined("", passage.title, passage.text) for own in listed for passage in own]
         repeated = [query for query, own in zip(queries, listed, strict=True) for _ in own]
-        scores = iter(self._score(repeated, self._cut(texts, self.max_passage_length)))
+        scores = iter(self._score(repeated, self._cut("passages", texts, self.max_passage_length)))
         return [[next(scores) for _ in own] for own in listed]
 
     @torch.inference_mode()
@@ -95,16 +112,19 @@ class PairTeacher(Teacher):
                 scores[place] = score
         return scores
 
-    def _cut(self, texts: list[str], limit: int) -> list[str]:
-        return cut(self.pair.tokenizer, texts, limit)
+    def _cut(self, what: str, texts: list[str], limit: int) -> list[str]:
+        kept = cut(self.pair.tokenizer, texts, limit)
+        self.num_cut[what] += sum(whole != text for whole, text in zip(texts, kept, strict=True))
+        return kept
 
 
 def load_teacher(
     name: str,
     kind: TeacherKind = "retriever",
     pairs: PairSettings = PairSettings(),  # noqa: B008  (frozen)
+    text: TextSettings = TextSettings(),  # noqa: B008
     max_tokens: int = 16384,
-    device: str | None = None,
+    device: torch.device | str = "cpu",
     trust_remote_code: bool = False,
 ) -> Teacher:
     """A teacher of one of three kinds.
@@ -113,8 +133,9 @@ def load_teacher(
         name: Folder or hub id; for a retriever also a run folder or .ckpt file.
         kind: What it is.
         pairs: Of cross-encoders and causal models.
+        text: Of retrievers: what differs from the checkpoint's format of texts.
         max_tokens: Tokens computed at a time; padding, where there is any, counts.
-        device: Where; by default a GPU if there is one.
+        device: Where it computes.
         trust_remote_code: Allow the checkpoint to run code of its own.
 
     Raises:
@@ -124,14 +145,27 @@ def load_teacher(
         raise InputError(f"kind {kind!r} is unknown; allowed are {', '.join(get_args(TeacherKind))}: choose one")
     if max_tokens < 1:
         raise InputError(f"max_tokens is {max_tokens}; allowed is 1 or more: raise it")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    ignored = text != TextSettings() if kind != "retriever" else pairs != PairSettings()
+    if ignored:
+        name_of = "text" if kind != "retriever" else "pairs"
+        _log.warning("%s: a teacher of kind %s ignores these settings", name_of, kind)
     if kind != "retriever":
         pair = load_pair_model(name, kind, pairs, trust_remote_code)
-        pair.model.to(place)
+        pair.model.to(device)
         return PairTeacher(pair, pairs, max_tokens)
-    if pairs != PairSettings():
-        _log.warning("pairs: a retriever ignores these settings, which are those of cross-encoders and causal models")
-    return RetrieverTeacher(load_retriever(name, device=place, trust_remote_code=trust_remote_code), name, max_tokens)
+    retriever = load_retriever(name, text=text, device=device, trust_remote_code=trust_remote_code)
+    return RetrieverTeacher(retriever, name, max_tokens)
+
+
+def check_finite(rows: Sequence[Row], scores: Sequence[Sequence[float]]) -> None:
+    """InputError for scores of rows that are no numbers to learn from; a model with broken weights has such."""
+    for row, own in zip(rows, scores, strict=True):
+        if not all(map(math.isfinite, own)):
+            broken = next(score for score in own if not math.isfinite(score))
+            raise InputError(
+                f"a score of query {row.query_id!r} is {broken}; allowed are finite scores: look at the model's "
+                "weights, then run the command again, which continues"
+            )
 
 
 def weights_digest(model: nn.Module) -> str:

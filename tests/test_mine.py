@@ -28,6 +28,7 @@ from ifir_lightning.models.pooling import MeanPooling, TokenProjection
 from ifir_lightning.models.scoring import Cosine, MaxSim
 from ifir_lightning.records import Embeddings, Passage, Row
 from ifir_lightning.retriever import Retriever, load_retriever
+from ifir_lightning.text_format import TextSettings
 
 NUM_ROWS = 10
 A, B, C, D, E = (Passage(letter, "", f"text {letter}") for letter in "abcde")
@@ -149,6 +150,48 @@ def test_own_passages_are_left_out_by_id_and_by_text(heads: dict[str, str], tmp_
     assert {p.id for p in mined.hard_negatives} == {p.id for p in row.hard_negatives}
 
 
+def test_positives_of_rows_that_ask_the_same_are_left_out(heads: dict[str, str], tmp_path: Path) -> None:
+    """A query with one positive a row; under an instruction of its own the query asks something else."""
+    record = next(r for r in training_rows(NUM_ROWS) if r["has_instruction"])
+    again = {**record, "positive_passages": [record["negative_passages"][0]], "negative_passages": []}
+    other = {**record, "only_instruction": "near the sea", "query": f"{record['only_query']} near the sea"}
+    path = write(tmp_path, [record, again, other])
+    rows = rows_of(path)
+    pool = [*rows[0].hard_negatives, *rows[0].positives]
+    corpus = write_corpus(tmp_path / "corpus.jsonl", pool)
+    mine(heads["bi"], path, str(tmp_path / "mined"), corpus, Choice(1, len(pool), 30))
+    positives = [rows[0].positives[0].id, rows[1].positives[0].id]
+    first, second, third = ({p.id for p in row.hard_negatives} for row in rows_of(str(tmp_path / "mined")))
+    assert first == second == {p.id for p in pool} - set(positives)
+    assert third == {p.id for p in pool} - {positives[0]}
+
+
+def test_queries_and_passages_that_limits_cut_are_counted(
+    heads: dict[str, str], table: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    limits = TextSettings(max_query_length=7, max_passage_length=11)
+    mine(heads["bi"], table, str(tmp_path / "mined"), choice=Choice(2, 12), text=limits)
+    model, pool = load_retriever(heads["bi"], text=limits), table_pool(open_table(table), table)
+    queries = sum(len(model.tokenizer.tokenizer(f"{r.query} {r.instruction}")["input_ids"]) > 7 for r in rows_of(table))
+    assert queries > 0
+    assert (
+        f"the limit of 7 tokens cuts {queries} of {NUM_ROWS} queries, whose instruction stands at their" in caplog.text
+    )
+    first = pool[:32]
+    passages = sum(len(model.tokenizer.tokenizer(f"{p.title} {p.text}")["input_ids"]) > 11 for p in first)
+    assert passages > 0
+    assert f"searched 32 of {len(pool)} passages; of the last 32 the limit of 11 tokens cut {passages}" in caplog.text
+
+
+def test_a_model_with_broken_weights_is_refused(heads: dict[str, str], table: str, tmp_path: Path) -> None:
+    model = load_retriever(heads["bi"])
+    next(model.parameters()).data.fill_(float("nan"))
+    write_export(model, tmp_path / "broken", card="")
+    with pytest.raises(InputError, match=r"a score of query '.*' is nan; allowed are finite scores"):
+        mine(str(tmp_path / "broken"), table, str(tmp_path / "mined"), choice=Choice(2, 12))
+
+
 def write_corpus(file: Path, passages: list[Passage]) -> str:
     records = [{"_id": p.id, "title": p.title, "text": p.text} for p in passages]
     if file.suffix == ".parquet":
@@ -246,7 +289,13 @@ def test_input_that_is_refused(heads: dict[str, str], table: str, tmp_path: Path
     small = write_corpus(tmp_path / "small.jsonl", [A, B, C])
     with pytest.raises(InputError, match=r"the pool has 3 passages, choice.rank_to is 100; allowed is 1 to 3: lower"):
         mine(heads["bi"], table, output, small)
+    with pytest.raises(InputError, match="max_tokens is 0; allowed is 1 or more"):
+        mine(heads["bi"], table, output, max_tokens=0)
+    with pytest.raises(InputError, match="--device nonsense"):
+        mine(heads["bi"], table, output, device="nonsense")
     assert not Path(output).exists()
+    with pytest.raises(InputError, match=r"small.jsonl is no folder to write in"):
+        mine(heads["bi"], table, f"{small}/mined")
 
 
 @pytest.mark.parametrize(

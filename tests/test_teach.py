@@ -40,6 +40,7 @@ from ifir_lightning.records import row_passages
 from ifir_lightning.retriever import load_retriever
 from ifir_lightning.teachers import load_teacher, weights_digest
 from ifir_lightning.text import joined
+from ifir_lightning.text_format import TextSettings
 
 NUM_ROWS = 12
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -289,7 +290,7 @@ def test_other_settings_and_other_weights_are_another_teacher(
         teach(str(folder), table, output, "cross-encoder", PairSettings(label=1))
 
 
-@pytest.mark.parametrize("change", ["text", "docid", "instruction", "order"])
+@pytest.mark.parametrize("change", ["text", "title", "docid", "instruction", "has_instruction", "order"])
 def test_a_changed_table_has_another_fingerprint(change: str, tmp_path: Path) -> None:
     records = list(training_rows(NUM_ROWS))
     before = fingerprint(open_table(write(tmp_path, records)))
@@ -298,6 +299,8 @@ def test_a_changed_table_has_another_fingerprint(change: str, tmp_path: Path) ->
         records.reverse()
     elif change == "instruction":
         records[3]["only_instruction"] += "!"
+    elif change == "has_instruction":
+        records[3]["has_instruction"] = not records[3]["has_instruction"]
     else:
         records[3]["negative_passages"][2][change] += "!"
     assert fingerprint(open_table(write(tmp_path, records))) != before
@@ -342,6 +345,77 @@ def test_a_folder_that_is_no_cache(head: dict[str, str], table: str, tmp_path: P
             use()
     with pytest.raises(InputError, match="is no cache of teacher scores"):
         cached(tmp_path / "nothing", table)
+
+
+def test_a_cache_in_any_folder_and_with_damaged_parts(head: dict[str, str], table: str, tmp_path: Path) -> None:
+    folder = tmp_path / "te[1]*"
+    teach(head["bi"], table, str(folder))
+    assert len(cached(folder, table)) == NUM_ROWS
+    whole = (folder / "part-00001.parquet").read_bytes()
+    (folder / "part-00001.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"a part cannot be read .* remove those that are damaged and run teach again"):
+        cached(folder, table)
+    (folder / "manifest.json").write_text("[]")
+    with pytest.raises(InputError, match="is no cache of teacher scores"):
+        cached(folder, table)
+
+
+def test_scores_that_are_no_numbers_are_not_written(head: dict[str, str], table: str, tmp_path: Path) -> None:
+    """Of a model whose weights are broken."""
+    model = load_retriever(head["bi"])
+    next(model.parameters()).data.fill_(float("nan"))
+    write_export(model, tmp_path / "broken", card="")
+    with pytest.raises(InputError, match=r"a score of query '.*' is nan; allowed are finite scores"):
+        teach(str(tmp_path / "broken"), table, str(tmp_path / "cache"))
+    assert set(files(tmp_path / "cache")) == {"manifest.json"}
+
+
+@pytest.mark.parametrize("kind", ["retriever", "cross-encoder"])
+def test_texts_that_limits_cut_are_counted(
+    kind: Any,
+    head: dict[str, str],
+    table: str,
+    tmp_path: Path,
+    pair_tokenizer: PreTrainedTokenizerBase,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In each part; a passage that stands in several rows of a part counts once for a retriever."""
+    caplog.set_level("INFO")
+    limits, special = (5, 9), 2  # [CLS] and [SEP] count in a retriever's limits
+    if kind == "retriever":
+        text = TextSettings(max_query_length=limits[0] + special, max_passage_length=limits[1] + special)
+        teach(head["bi"], table, str(tmp_path / "cache"), text=text)
+    else:
+        pairs = PairSettings(max_query_length=limits[0], max_passage_length=limits[1])
+        teach(cross_encoder(tmp_path, pair_tokenizer, 1), table, str(tmp_path / "cache"), kind, pairs)
+    lengths = [[[len(pair_tokenizer.tokenize(text)) for text in pair] for pair in row] for row in pairs_of(table)]
+    queries = sum(row[0][0] > limits[0] for row in lengths)
+    passages = 0
+    for start in range(0, NUM_ROWS, 5):
+        part = [pair for row in pairs_of(table)[start : start + 5] for pair in row]
+        texts = [passage for _, passage in part]
+        texts = list(set(texts)) if kind == "retriever" else texts
+        passages += sum(len(pair_tokenizer.tokenize(text)) > limits[1] for text in texts)
+    assert queries > 0
+    assert passages > 0
+    assert f"12 of 12 rows; limits have cut {queries} queries and {passages} passages" in caplog.text
+
+
+def test_places_and_devices_that_are_none(head: dict[str, str], table: str, tmp_path: Path) -> None:
+    """Before a teacher is loaded."""
+    (tmp_path / "file").write_text("")
+    for output in ("file", "file/below"):
+        with pytest.raises(InputError, match=r"--output .*file.* is no folder to write in"):
+            teach("no/such", table, str(tmp_path / output))
+    with pytest.raises(InputError, match=r"--device nonsense: torch cannot compute there"):
+        teach("no/such", table, str(tmp_path / "cache"), device="nonsense")
+
+
+def test_settings_of_other_teachers_are_a_warning(
+    head: dict[str, str], table: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teach(head["bi"], table, str(tmp_path / "cache"), pairs=PairSettings(label=1))
+    assert "pairs: a teacher of kind retriever ignores these settings" in caplog.text
 
 
 def test_other_rows_under_a_manifest_are_refused(head: dict[str, str], table: str, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from rich.console import Console
 
 from ifir_lightning import durable
+from ifir_lightning.commands.places import output_folder, usable_device
 from ifir_lightning.data import formats
 from ifir_lightning.data.pool import fingerprint_pool, read_pool, table_pool
 from ifir_lightning.data.teacher_cache import fingerprint
@@ -22,6 +22,7 @@ from ifir_lightning.mining import STATE, Choice, Miner, check_pool
 from ifir_lightning.records import Passage
 from ifir_lightning.retriever import Retriever, load_retriever
 from ifir_lightning.teachers import weights_digest
+from ifir_lightning.text_format import TextSettings
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def mine(
     output: str,
     pool: str | None = None,
     choice: Choice = Choice(),  # noqa: B008  (frozen)
+    text: TextSettings = TextSettings(),  # noqa: B008
     max_tokens: int = 16384,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -50,17 +52,19 @@ def mine(
         pool: a .jsonl or .parquet file, or a folder of them, with docid (or _id, id), text and, if you like, title; by
             default the positives and hard negatives of the table.
         choice: ranks and margins.
+        text: limits of texts, prefixes and what else the checkpoint says otherwise.
         max_tokens: tokens encoded at a time.
         device: where it computes, e.g. cuda:1; by default a GPU if there is one.
         trust_remote_code: allow the checkpoint to run code of its own.
     """
+    folder, place = output_folder(output), usable_device(device)
+    if max_tokens < 1:
+        raise InputError(f"max_tokens is {max_tokens}; allowed is 1 or more: raise it")
     table = formats.open_table(data)
     formats.check_table(table, data)
     passages = table_pool(table, data) if pool is None else read_pool(pool)
     check_pool(passages, choice)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    retriever = load_retriever(checkpoint, device=place, trust_remote_code=trust_remote_code)
-    folder = Path(output)
+    retriever = load_retriever(checkpoint, text=text, device=place, trust_remote_code=trust_remote_code)
     _begin(folder, _identity(checkpoint, retriever, table, passages, choice))
     if not (folder / TABLE).exists():
         rows = [formats.to_row(record) for record in table]

@@ -17,18 +17,28 @@ def output_file(output: str, *suffixes: str) -> Path:
     path = Path(output)
     if path.suffix not in suffixes or path.is_dir():
         raise InputError(f"--output {output}: allowed is a file that ends in {' or '.join(suffixes)}: rename it")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise InputError(f"--output {output}: {folder} is no folder to write in; allowed is one: choose another")
+    _check_writable(output, next(parent for parent in path.absolute().parents if parent.exists()))
     return path
 
 
-def usable_device(name: str) -> torch.device:
-    """``--device``, if torch can compute there.
+def output_folder(output: str) -> Path:
+    """``--output`` as a folder that is there or can be made.
+
+    Raises:
+        InputError: A file, or a place where nothing can be written.
+    """
+    path = Path(output)
+    _check_writable(output, next(each for each in (path.absolute(), *path.absolute().parents) if each.exists()))
+    return path
+
+
+def usable_device(name: str | None) -> torch.device:
+    """``--device``, by default a GPU if there is one, if torch can compute there.
 
     Raises:
         InputError: No device, or one that is not there.
     """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -37,3 +47,8 @@ def usable_device(name: str) -> torch.device:
             f"--device {name}: torch cannot compute there; allowed are cpu and a GPU that is there: choose one"
         ) from error
     return device
+
+
+def _check_writable(output: str, folder: Path) -> None:
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(f"--output {output}: {folder} is no folder to write in; allowed is one: choose another")

@@ -4,10 +4,12 @@ import logging
 
 from rich.console import Console
 
+from ifir_lightning.commands.places import output_folder, usable_device
 from ifir_lightning.data import formats
 from ifir_lightning.data.teacher_cache import TeacherCache
 from ifir_lightning.models.pairs import PairSettings
-from ifir_lightning.teachers import TeacherKind, load_teacher
+from ifir_lightning.teachers import TeacherKind, check_finite, load_teacher
+from ifir_lightning.text_format import TextSettings
 
 _log = logging.getLogger(__name__)
 
@@ -18,6 +20,7 @@ def teach(
     output: str,
     kind: TeacherKind = "retriever",
     pairs: PairSettings = PairSettings(),  # noqa: B008  (frozen)
+    text: TextSettings = TextSettings(),  # noqa: B008
     max_tokens: int = 16384,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -31,17 +34,22 @@ def teach(
         kind: retriever, cross-encoder (a sequence classifier), or causal (a language model that answers true or
             false). Scores of the last two are log-odds.
         pairs: how cross-encoders and causal models read a pair.
+        text: of a retriever: limits of texts, prefixes and what else its checkpoint says otherwise.
         max_tokens: tokens computed at a time, padding included.
         device: where it computes, e.g. cuda:1; by default a GPU if there is one.
         trust_remote_code: allow the checkpoint to run code of its own.
     """
+    cache_folder, place = output_folder(output), usable_device(device)
     table = formats.open_table(data)
     formats.check_table(table, data)
-    loaded = load_teacher(teacher, kind, pairs, max_tokens, device, trust_remote_code)
-    cache = TeacherCache(output, table, data)
+    loaded = load_teacher(teacher, kind, pairs, text, max_tokens, place, trust_remote_code)
+    cache = TeacherCache(str(cache_folder), table, data)
     cache.begin(loaded.identity)
     for numbers in cache.missing():
         rows = [formats.to_row(record) for record in table.select(numbers)]
-        cache.write(numbers, rows, loaded(rows))
-        _log.info("%s: %d of %d rows", output, numbers.stop, len(table))
+        scores = loaded(rows)
+        check_finite(rows, scores)
+        cache.write(numbers, rows, scores)
+        cut = " and ".join(f"{number} {what}" for what, number in loaded.num_cut.items())
+        _log.info("%s: %d of %d rows; limits have cut %s", output, numbers.stop, len(table), cut)
     Console(soft_wrap=True).print(f"wrote {output}; train with --data.teacher_scores {output} and a loss that distils")

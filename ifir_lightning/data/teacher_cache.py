@@ -5,6 +5,7 @@ the table, in its order: query_id, passage_ids and scores (of positives, instruc
 is there whole or not at all.
 """
 
+import glob
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from datasets.exceptions import DatasetsError
 
 from ifir_lightning import durable
 from ifir_lightning.data.teacher_scores import COLUMN, PASSAGE_COLUMNS
@@ -91,7 +93,14 @@ class TeacherCache:
                 f"data.teacher_scores {self.folder} lacks {len(absent)} of {len(parts)} parts, first {absent[0]}; "
                 "allowed is a complete cache: run teach again, which continues it"
             )
-        scores = datasets.load_dataset("parquet", data_files=[str(part) for part in parts], split="train")
+        names = [glob.escape(str(part)) for part in parts]
+        try:
+            scores = datasets.load_dataset("parquet", data_files=names, split="train")
+        except (DatasetsError, OSError, ValueError) as error:
+            raise InputError(
+                f"data.teacher_scores {self.folder}: a part cannot be read ({' '.join(str(error).split())}); allowed "
+                "are parts as teach wrote them: remove those that are damaged and run teach again"
+            ) from error
         self._check_ids(scores)
         bare = self.table.remove_columns([COLUMN]) if COLUMN in self.table.column_names else self.table
         return datasets.concatenate_datasets([bare, scores.select_columns([COLUMN])], axis=1)
@@ -110,6 +119,8 @@ class TeacherCache:
     def _manifest(self) -> dict[str, Any]:
         try:
             manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            if not (isinstance(manifest, dict) and isinstance(manifest.get("rows_per_part"), int)):
+                raise ValueError("it says nothing of rows_per_part")
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{self.folder} is no cache of teacher scores (no readable {MANIFEST}); allowed is a folder that teach "
@@ -129,9 +140,12 @@ class TeacherCache:
 
 
 def fingerprint(table: datasets.Dataset) -> str:
-    """A digest of what a teacher reads: ids, queries, instructions, and ids and lengths of passages' texts."""
+    """A digest of ids, queries, instructions, and of passages' ids and the lengths of their titles and texts.
+
+    Lengths, because to read the texts of a million rows takes minutes: a text that changes at equal length is not seen.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for name in ("query_id", "only_query", "query", "only_instruction"):
+    for name in ("query_id", "only_query", "query", "only_instruction", "has_instruction"):
         if name in table.column_names:
             for chunk in table.data.column(name).chunks:
                 digest.update(_lines(chunk))
@@ -142,8 +156,9 @@ def fingerprint(table: datasets.Dataset) -> str:
             passages = chunk.flatten()
             if len(passages):
                 digest.update(_lines(pc.struct_field(passages, "docid")))
-                lengths = pc.binary_length(pc.struct_field(passages, "text").cast(pa.string()))
-                digest.update(pc.fill_null(lengths, 0).cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes())
+                for text in [name for name in ("title", "text") if passages.type.get_field_index(name) >= 0]:
+                    lengths = pc.binary_length(pc.struct_field(passages, text).cast(pa.string()))
+                    digest.update(pc.fill_null(lengths, 0).cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes())
     return digest.hexdigest()
 
 
