@@ -62,7 +62,7 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     draws = [_draw(generator, len(values_QM), num_resamples) for values_QM in tasks]
     means_M, errors_M = _mean_and_error(tasks, [np.ones((1, len(values_QM))) for values_QM in tasks])
-    means_M, errors_M = means_M[0], errors_M[0]
+    means_M, errors_M = np.clip(means_M[0], lows, highs), errors_M[0]  # a mean of equal values may be rounded beyond
     widths_M, p_values_M = np.empty_like(means_M), np.empty_like(means_M)
     for start in range(0, len(means_M), _COLUMNS_AT_A_TIME):
         part = slice(start, start + _COLUMNS_AT_A_TIME)

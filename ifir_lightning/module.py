@@ -60,6 +60,12 @@ class RetrieverModule(LightningModule):
         super().__init__()
         self.retriever = build_retriever(checkpoint, backbone, pooling, scorer, text, seed)
         self.loss, self.optimizer_settings, self.schedule, self.seed = loss, optimizer, schedule, seed
+        self._loaded_step = 0
+
+    @property
+    def steps_done(self) -> int:
+        """Optimizer steps behind the weights: of this run, or of the checkpoint that is only evaluated."""
+        return self.global_step or self._loaded_step
 
     def setup(self, stage: str) -> None:
         """Choose the attention kernel for the device and precision of this trainer."""
@@ -75,6 +81,9 @@ class RetrieverModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Beside the weights, what it takes to make the retriever again: a checkpoint needs nothing else."""
         checkpoint[SNAPSHOT] = self._snapshot
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._loaded_step = checkpoint["global_step"]
 
     def on_train_start(self) -> None:
         """When optimizer and schedule of a checkpoint have been loaded."""

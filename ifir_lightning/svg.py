@@ -16,6 +16,11 @@ INK = "#010203"
 """Becomes the page's own colour of text."""
 
 
+def as_text(name: str) -> str:
+    """A label that matplotlib takes as it is: ``$`` begins no formula, and a leading ``_`` leaves no legend out."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
 def style(place: int) -> tuple[str, str]:
     """Colour and marker of the n-th thing in a picture."""
     return COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]

@@ -107,6 +107,13 @@ def test_statistics_share_the_draws_however_many_there_are() -> None:
         assert (alone.lows[0], alone.p_values[0]) == pytest.approx((together.lows[column], together.p_values[column]))
 
 
+@pytest.mark.parametrize("num_tasks", [3, 6, 7, 9, 11])
+def test_a_perfect_score_lies_in_its_interval(num_tasks: int) -> None:
+    """100 / 6, six times, is more than 100 by rounding."""
+    found = bootstrap([np.full((4, 1), 100.0)] * num_tasks, 0, 100)
+    assert found.lows[0] <= found.values[0] <= found.highs[0] <= 100
+
+
 def test_queries_that_agree() -> None:
     """All alike: no width. One apart: a third of the draws lack it, so nothing is known."""
     alike, none, one = np.full(20, 0.7), np.zeros(20), np.zeros(20)

@@ -110,6 +110,16 @@ def test_test_writes_a_folder_of_its_own(trained: Path, tmp_path: Path) -> None:
     assert (tmp_path / "followir" / "test" / "metrics.json").exists()
 
 
+def test_a_validated_checkpoint_is_recorded_with_its_step(trained: Path, tmp_path: Path) -> None:
+    config = ("validate", f"--config={trained}/config.yaml", f"--trainer.default_root_dir={tmp_path}")
+    checkpoint = sorted((trained / "checkpoints").glob("*.ckpt"))[-1]
+    for ckpt_path, step in (((), 0), ((f"--ckpt_path={checkpoint}",), int(checkpoint.stem.removeprefix("step-")))):
+        done = run(*config, *ckpt_path)
+        assert done.returncode == 0, done.stderr
+        record = json.loads((tmp_path / "followir" / "validate" / "metrics.json").read_text())
+        assert record["step"] == step
+
+
 def test_predict_on_a_task_gives_the_run_of_the_validation(trained: Path, tmp_path: Path) -> None:
     output = tmp_path / "food.trec"
     done = run(

@@ -16,6 +16,7 @@ from ifir_lightning.bootstrap import bootstrap
 from ifir_lightning.commands.compare import compare
 from ifir_lightning.comparison.report import summarise
 from ifir_lightning.data.evalset import load_task
+from ifir_lightning.errors import InputError
 from ifir_lightning.metrics import p_mrr, rank_change, ranks
 from ifir_lightning.run_folder import clear
 from ifir_lightning.trec import read_run
@@ -171,6 +172,84 @@ def test_an_untrained_model_is_a_run(numbers: Compare) -> None:
     assert untrained["runs"][0]["step"] == 0
 
 
+def test_a_checkpoint_that_was_validated_elsewhere_is_a_trained_run(
+    numbers: Compare, world: Path, tmp_path: Path
+) -> None:
+    """With the step of the checkpoint, which its validation records."""
+    tasks = [str(world / name) for name in ("travel", "food")]
+    checkpoint = world / "late-0" / "checkpoints" / "step-00000020.ckpt"
+    other = write_run_folder(
+        tmp_path / "again", tasks, 0, 3, steps=None, settings=LATE | {"ckpt_path": str(checkpoint)}
+    )
+    metrics = other / "followir" / "validate" / "metrics.json"
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"step": 20}))
+    report = numbers("bi", str(other))
+    again = by_name(report, "again")
+    assert again["initialisation"] == "random (modernbert, 2 layers of 32)"
+    assert again["runs"][0]["step"] == 20
+    assert [curve["queries_seen"] for curve in report["curves"] if curve["recipe"] == "again"] == [[20 * 8 * 2]]
+
+
+def test_branches_of_one_trunk_per_seed_are_seeds_of_one_recipe(numbers: Compare, world: Path, tmp_path: Path) -> None:
+    """A trunk that differs otherwise, or another place in it, is another recipe."""
+    tasks = [str(world / name) for name in ("travel", "food")]
+
+    def branch(name: str, seed: int, trunk: str, step: int = 10, **settings: Any) -> str:
+        if not (tmp_path / trunk).exists():
+            write_run_folder(tmp_path / trunk, tasks, seed, settings=LATE | settings)
+        begins = {"ckpt_path": str(tmp_path / trunk / "checkpoints" / f"step-{step:08d}.ckpt")}
+        return str(write_run_folder(tmp_path / name, tasks, seed, settings=LATE | begins))
+
+    same = [branch(f"short-{seed}", seed, f"trunk-{seed}") for seed in (0, 1, 2)]
+    report = numbers(*same)
+    assert [recipe["name"] for recipe in report["recipes"]] == ["short"]
+    assert report["warnings"] == []
+    later = branch("later", 0, "trunk-0", step=20)
+    other = branch("other", 0, "small", data={"global_batch_size": 4})
+    gone = branch("gone", 0, "lost")
+    (tmp_path / "lost" / "config.yaml").unlink()
+    settings = numbers(*same, later, other, gone)["settings"]
+    assert set(settings) == {"ckpt_path", "ckpt_path: data.global_batch_size", "ckpt_path: of"}
+    assert sorted(settings["ckpt_path"]) == ["step-00000010.ckpt"] * 3 + ["step-00000020.ckpt"]
+
+
+def test_validations_on_other_tasks_than_the_last_are_left_out(numbers: Compare, world: Path, tmp_path: Path) -> None:
+    tasks = [str(world / name) for name in ("travel", "food")]
+    run = write_run_folder(tmp_path / "run", tasks, 0, 1)
+    metrics = run / "followir" / "step-00000010" / "metrics.json"
+    record = json.loads(metrics.read_text())
+    best = {**record["benchmark"], "p_mrr": 99.0}
+    metrics.write_text(json.dumps(record | {"benchmark": best, "tasks": record["tasks"][:1]}))
+    report = numbers(str(run), validation="best")
+    assert report["curves"][0]["steps"] == [0, 20]
+    assert report["recipes"][0]["runs"][0]["step"] in (0, 20)
+    assert f"{run}: validations at steps 10, on other tasks than the last, are left out" in report["warnings"]
+
+
+def test_a_recipe_without_its_batch_size(numbers: Compare, world: Path, tmp_path: Path) -> None:
+    """An untrained model has seen no query; of a trained one it has to be known."""
+    tasks = [str(world / name) for name in ("travel", "food")]
+    untrained = write_run_folder(tmp_path / "untrained", tasks, steps=None, settings={"data": {}})
+    assert numbers(str(untrained))["curves"][0]["queries_seen"] == [0]
+    with pytest.raises(InputError, match=r"lacks data.global_batch_size; .* restore the file"):
+        numbers(str(write_run_folder(tmp_path / "trained", tasks, settings={"data": {}})))
+
+
+def test_few_queries_and_many_recipes_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 33 recipes are 528 pairs, and 0.05 / 528 is less than the 1 / 10001 of the draws."""
+    task = write_task(tmp_path / "travel", "travel", 3)
+    settings = [{"data": {"global_batch_size": size}} for size in range(1, 34)]
+    runs = [
+        str(write_run_folder(tmp_path / f"run{size}", [task], steps=(0,), settings=each))
+        for size, each in enumerate(settings)
+    ]
+    for count, warned in ((32, False), (33, True)):
+        compare(*runs[:count], json=True)
+        warnings = json.loads(capsys.readouterr().out)["warnings"]
+        assert any(line.startswith("only 3 queries have a p-MRR") for line in warnings)
+        assert any(line.startswith("528 pairs are compared: to be real") for line in warnings) == warned
+
+
 def test_other_benchmarks_of_a_recipe_are_left_out(numbers: Compare, world: Path, tmp_path: Path) -> None:
     tasks = [str(world / name) for name in ("travel", "food")]
     named = {"followir": {"tasks": [f"followir:{tasks[0]}", "beir:not/read", tasks[1]]}}
@@ -239,7 +318,10 @@ def test_the_best_is_called_best_where_every_lead_is_real(
 ) -> None:
     """0.05 over two pairs is 0.025."""
     value = {key: {"value": 3.0, "low": 1.0, "high": 5.0} for key in ("p_mrr", "score_b")}
-    recipes = [{"name": name, "results": {"mean": value}} for name in "abc"]
+    recipes = [
+        {"name": name, "results": {"mean": value}, "runs": [{}] * seeds}
+        for name, seeds in zip("abc", (1, 1, 2), strict=True)
+    ]
     pairs = []
     for second, p_value in zip("bc", p_values, strict=True):
         numbers = {"difference": 2.0, "low": 1.0, "high": 3.0, "p_value": p_value}
@@ -251,6 +333,8 @@ def test_the_best_is_called_best_where_every_lead_is_real(
     assert first.startswith(f"a {title}: p-MRR +3.00 [+1.00, +5.00]")
     for lead, second, verdict in zip(leads, "bc", verdicts, strict=True):
         assert lead.startswith(f"Its lead in p-MRR over {second} {verdict}: +2.00 [+1.00, +3.00], p = ")
+    scatters = ("one seed each, so what another seed", "between single seeds +2.00 to +2.00")
+    assert all(scatter in lead for scatter, lead in zip(scatters, leads, strict=True))
 
 
 def test_one_run_alone(numbers: Compare) -> None:

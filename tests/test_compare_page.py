@@ -155,6 +155,17 @@ def test_one_file_without_network_or_script(page: str) -> None:
     assert "bi <&>" not in page
 
 
+def test_names_that_matplotlib_would_read_are_shown_as_they_are(folder: Path, tmp_path: Path) -> None:
+    for name in ("_a$b_{$c", "$"):
+        shutil.copytree(folder / "bi <&>", tmp_path / name)
+    recipe = tmp_path / "$" / "config.yaml"
+    recipe.write_text(recipe.read_text().replace("learning_rate: 0.001", "learning_rate: 0.002"))
+    compare(*(str(tmp_path / name) for name in ("_a$b_{$c", "$")), output=str(tmp_path / "report.html"), json=True)
+    pictures = re.findall(r"<svg.*?</svg>", (tmp_path / "report.html").read_text(), flags=re.DOTALL)
+    assert len(pictures) > 2
+    assert all("_a$b_{$c" in picture for picture in pictures)
+
+
 def test_one_run_alone_has_a_page(folder: Path, tmp_path: Path) -> None:
     compare(str(folder / "late-0"), output=str(tmp_path / "one.html"), json=True)
     parsed = Tables((tmp_path / "one.html").read_text())

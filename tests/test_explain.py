@@ -224,6 +224,23 @@ def test_the_command_writes_page_and_picture_of_what_moved_most(
     assert all((places[0][id_], places[1][id_]) == (int(a), int(b)) for id_, a, b in shown)
 
 
+def test_ids_and_paths_are_printed_and_drawn_as_they_are(
+    modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(command, "load_retriever", lambda *_, **__: ready(modernbert, "maxsim"))
+    folder = tmp_path / "task"
+    task = write_task(folder)
+    odd = load_task(task).candidates[load_task(task).base_ids[0] + "-og"][0]
+    for file in folder.rglob("*.jsonl"):
+        file.write_text(file.read_text().replace(odd, "do$c[/a_{$b"))
+    output = tmp_path / "[x]" / "why.html"
+    output.parent.mkdir()
+    explain("a run", task, load_task(task).base_ids[0], ("do$c[/a_{$b",), output=str(output))
+    printed = capsys.readouterr().out
+    assert "do$c[/a_{$b: rank" in printed
+    assert f"wrote {output}" in printed
+
+
 def test_passages_that_are_named_are_explained(
     modernbert: Path, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ifir_lightning.svg import as_text
+
 
 def draw_curves(folder: Path, output: Path) -> None:
     """Draw the validations under ``folder`` (``step-*/metrics.json``): p-MRR at the left, Score B at the right.
@@ -29,7 +31,7 @@ def draw_curves(folder: Path, output: Path) -> None:
     for margin, accuracy in below:
         _draw_probe(margin, probes, "margin", "held-out rows: margin to instruction negatives")
         _draw_probe(accuracy, probes, "accuracy", "held-out rows: positive before its negatives (%)")
-    figure.suptitle(f"FollowIR validation of {output.resolve().parent.name}", fontsize=11)
+    figure.suptitle(f"FollowIR validation of {as_text(output.resolve().parent.name)}", fontsize=11)
     figure.savefig(output)
 
 
@@ -38,7 +40,7 @@ def _draw(axes: Axes, records: list[dict[str, Any]], key: str, label: str) -> No
     by_name = [{task["task"]: task[key] for task in record["tasks"]} for record in records]
     for name in by_name[-1]:  # a run may be resumed with other tasks
         points = [(step, values[name]) for step, values in zip(steps, by_name, strict=True) if name in values]
-        axes.plot(*zip(*points, strict=True), marker=".", linewidth=1, alpha=0.7, label=name)
+        axes.plot(*zip(*points, strict=True), marker=".", linewidth=1, alpha=0.7, label=as_text(name))
     means = [record["benchmark"][key] for record in records]
     axes.plot(steps, means, marker="o", markersize=4, linewidth=2.2, color="black", label="mean")
     axes.annotate(f"{means[-1]:.1f}", (steps[-1], means[-1]), xytext=(4, 4), textcoords="offset points", fontsize=9)

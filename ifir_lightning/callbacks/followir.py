@@ -7,6 +7,7 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -87,7 +88,8 @@ class FollowIRValidation(Callback):
             logged = self._evaluate(trainer, module)
             headline = [key for key in ("followir/p_mrr", "followir/score_b") if key in logged]
             module.log_dict({key: logged.pop(key) for key in headline}, prog_bar=True, sync_dist=True)
-            module.log_dict(logged | {"step": float(trainer.global_step)}, sync_dist=True)
+            assert isinstance(module, RetrieverModule)
+            module.log_dict(logged | {"step": float(module.steps_done)}, sync_dist=True)
 
     def on_test_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         module.log_dict(self._evaluate(trainer, module), sync_dist=True)
@@ -105,7 +107,7 @@ class FollowIRValidation(Callback):
             if isinstance(tasks[0], Task):
                 logged |= self._observed(trainer, module, folder)
             if trainer.is_global_zero:
-                _report(trainer, folder, results, means)
+                _report(module.steps_done, folder, results, means)
                 console(trainer).print(_table(tasks, results, means, folder.name))
             logged |= _logger_names(name, results, means)
         return logged
@@ -160,8 +162,8 @@ def _output_folder(trainer: Trainer, benchmark: str) -> Path:
     return folder
 
 
-def _report(trainer: Trainer, folder: Path, results: list[Metrics], means: dict[str, float]) -> None:
-    record = {"step": trainer.global_step, "benchmark": means, "tasks": results}
+def _report(step: int, folder: Path, results: list[Metrics], means: dict[str, float]) -> None:
+    record = {"step": step, "benchmark": means, "tasks": results}
     durable.write_text(folder / "metrics.json", json.dumps(record, indent=1))
     if folder.parent.name == "followir" and folder.name.startswith("step-"):
         draw_curves(folder.parent, folder.parent.parent / "p_mrr.png")
@@ -185,7 +187,7 @@ def _table(tasks: list[RankingTask], results: list[Metrics], means: dict[str, fl
     for metrics in results:
         values = [_shown(key, float(metrics[key])) for key in headline]
         cut = f"{metrics['truncated_query_tokens']:.1f}%"
-        table.add_row(str(metrics["task"]), *values, str(metrics["num_queries"]), cut)
+        table.add_row(escape(str(metrics["task"])), *values, str(metrics["num_queries"]), cut)
     table.add_section()
     table.add_row("mean", *(_shown(key, means[key]) for key in headline), style="bold")
     return table

@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ifir_lightning.commands.places import output_file, usable_device
@@ -16,6 +17,7 @@ from ifir_lightning.data.evalset import load_task
 from ifir_lightning.errors import InputError
 from ifir_lightning.query_limits import LimitAudit, audit_limits
 from ifir_lightning.retriever import Retriever, load_retriever
+from ifir_lightning.svg import as_text
 from ifir_lightning.text_format import TextSettings
 
 LIMITS = (32, 48, 64, 128, 256, 304)
@@ -75,7 +77,7 @@ def _limits(retriever: Retriever, wanted: list[int] | None) -> list[int]:
 
 
 def _table(audits: Sequence[LimitAudit], task: str, caption: str) -> Table:
-    table = Table(title=f"{task}: query limits (x100)", caption=caption)
+    table = Table(title=f"{escape(task)}: query limits (x100)", caption=caption)
     columns = ("query limit", "query tokens", "instruction tokens", "identical pairs", "p-MRR", "Score B")
     for column in columns:
         table.add_column(column, justify="right")
@@ -111,6 +113,6 @@ def draw_audit(audits: Sequence[LimitAudit], title: str, output: Path) -> None:
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8, loc="lower right")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(as_text(title), fontsize=11)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)

@@ -55,7 +55,7 @@ def explain(
     title = f"{loaded.name}, query {query}"
     write_page(page, title, checkpoint, both, explained)
     draw_changes(page.with_suffix(".png"), title, explained)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     for each in explained:
         console.print(f"{each.passage.id}: rank {each.ranks[0]} -> {each.ranks[1]}, score {_change(each.scores)}")
     console.print(f"wrote {page} and {page.with_suffix('.png')}")

@@ -38,7 +38,7 @@ def export(
     fitting = export_format(retriever, format)
     card = model_card(retriever, read_history_of(checkpoint), push_to_hub or output, license)
     write_export(retriever, Path(output), card, fitting, overwrite)
-    Console().print(f"wrote {output} ({fitting}); README.md says how to load it")
+    Console(soft_wrap=True, markup=False).print(f"wrote {output} ({fitting}); README.md says how to load it")
     if push_to_hub is not None:
         _push(output, push_to_hub)
 
@@ -53,4 +53,4 @@ def _push(folder: str, name: str) -> None:
             f"--push-to-hub {name}: the hub refused ({reason(error)}); the folder {folder} is complete; allowed is a "
             "repository owner/name that you may write: check the name, the network and HF_TOKEN"
         ) from error
-    Console().print(f"uploaded: {url}")
+    Console(soft_wrap=True, markup=False).print(f"uploaded: {url}")

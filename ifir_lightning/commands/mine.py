@@ -72,7 +72,7 @@ def mine(
         _write_table(table, negatives, folder / TABLE)
         _report(negatives, choice)
     (folder / STATE).unlink(missing_ok=True)
-    Console(soft_wrap=True).print(f"wrote {output}; train with --data.path {output}")
+    Console(soft_wrap=True, markup=False).print(f"wrote {output}; train with --data.path {output}")
 
 
 def _identity(

@@ -52,4 +52,6 @@ def teach(
         cache.write(numbers, rows, scores)
         cut = " and ".join(f"{number} {what}" for what, number in loaded.num_cut.items())
         _log.info("%s: %d of %d rows; limits have cut %s", output, numbers.stop, len(table), cut)
-    Console(soft_wrap=True).print(f"wrote {output}; train with --data.teacher_scores {output} and a loss that distils")
+    Console(soft_wrap=True, markup=False).print(
+        f"wrote {output}; train with --data.teacher_scores {output} and a loss that distils"
+    )

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from ifir_lightning.comparison.results import MEAN
-from ifir_lightning.svg import INK, draw_svg, style
+from ifir_lightning.svg import INK, as_text, draw_svg, style
 
 LABELS = {"p_mrr": "p-MRR (x100)", "score_b": "Score B (x100)"}
 SIDES = {"steps": "training steps (optimizer updates)", "queries_seen": "training queries seen"}
@@ -22,7 +22,9 @@ def draw_intervals(report: dict[str, Any], key: str) -> str:
             axes.errorbar(
                 numbers["value"], place, xerr=reach, color=colour, marker=marker, markersize=7, linewidth=2.2, capsize=5
             )
-        axes.set_yticks(range(len(report["recipes"])), [_short(recipe["name"]) for recipe in report["recipes"]])
+        axes.set_yticks(
+            range(len(report["recipes"])), [as_text(_short(recipe["name"])) for recipe in report["recipes"]]
+        )
         axes.set_ylim(len(report["recipes"]) - 0.4, -0.6)
         axes.set_xlabel(f"{LABELS[key]}, 95% interval")
         axes.grid(axis="x", alpha=0.3)
@@ -41,7 +43,12 @@ def draw_curves(report: dict[str, Any], key: str, side: str) -> str:
             band = curve[key]
             axes.fill_between(curve[side], band["low"], band["high"], color=colour, alpha=0.22, linewidth=0)
             axes.plot(
-                curve[side], band["mean"], color=colour, marker=marker, markersize=4, label=_short(curve["recipe"])
+                curve[side],
+                band["mean"],
+                color=colour,
+                marker=marker,
+                markersize=4,
+                label=as_text(_short(curve["recipe"])),
             )
         if key == "p_mrr":
             axes.axhline(0, color=INK, linewidth=0.8, linestyle=":")

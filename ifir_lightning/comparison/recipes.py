@@ -3,11 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ifir_lightning.comparison.run_folders import RunFolder
+from ifir_lightning.comparison.run_folders import RunFolder, read_recipe
+from ifir_lightning.errors import InputError
 
 ABSENT = "not there"
 _HEAD = ("model.pooling", "model.scorer")
@@ -27,7 +29,7 @@ class Recipe:
     name: str
     runs: tuple[RunFolder, ...]
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """All keys of the recipe but seed and folder."""
         return _settings(self.runs[0])
@@ -56,18 +58,26 @@ class Recipe:
     def queries_seen(self, step: int) -> int:
         """Training queries of so many optimizer steps."""
         recipe = self.runs[0].recipe
-        return step * int(recipe["data.global_batch_size"]) * int(recipe.get("trainer.accumulate_grad_batches") or 1)
+        batch = recipe.get("data.global_batch_size")
+        if step and batch is None:
+            raise InputError(
+                f"{self.runs[0].folder}: its config.yaml lacks data.global_batch_size; allowed is the recipe of a run: "
+                "restore the file"
+            )
+        return step * int(batch or 0) * int(recipe.get("trainer.accumulate_grad_batches") or 1)
 
 
 def group_runs(runs: Sequence[RunFolder]) -> list[Recipe]:
     """The recipes among some runs, in the order of their first runs, with distinct names."""
+    settings: list[dict[str, Any]] = []
     groups: list[list[RunFolder]] = []
     for run in runs:
-        group = next((group for group in groups if _settings(group[0]) == _settings(run)), None)
-        if group is None:
-            groups.append([run])
+        own = _settings(run)
+        if own in settings:
+            groups[settings.index(own)].append(run)
         else:
-            group.append(run)
+            settings.append(own)
+            groups.append([run])
     names = [_name([run.name for run in group]) for group in groups]
     return [
         Recipe(name if names.count(name) == 1 else f"{name} ({group[0].folder})", tuple(group))
@@ -98,19 +108,41 @@ def warnings_about(recipes: Sequence[Recipe]) -> list[str]:
     if len(set(steps.values())) > 1:
         found = ", ".join(f"{folder} {step}" for folder, step in steps.items())
         lines.append(f"the runs are compared at different steps: {found}")
+    for run in (run for recipe in recipes for run in recipe.runs if run.left_out):
+        steps_left = ", ".join(map(str, run.left_out))
+        lines.append(f"{run.folder}: validations at steps {steps_left}, on other tasks than the last, are left out")
     return lines
 
 
 def _settings(run: RunFolder) -> dict[str, Any]:
-    """Without what cannot change a number; null is as good as not there, where an older version wrote the recipe."""
-    kept = {key: value for key, value in run.recipe.items() if not _is_of_the_run(run, key, value)}
+    """What can change a number. A branch's trunk is what it is called and does otherwise: each seed has its own."""
+    settings = _of_all_seeds(run.recipe, run.folder)
+    if checkpoint := settings.get("ckpt_path"):
+        otherwise = {key: value for key, value in _trunk(checkpoint).items() if settings.get(key) != value}
+        settings["ckpt_path"] = Path(checkpoint).name
+        settings |= {f"ckpt_path: {key}": value for key, value in otherwise.items()}
+    return settings
+
+
+def _trunk(checkpoint: str) -> dict[str, Any]:
+    """The settings of the run that a checkpoint is from; the checkpoint's path where they are not there."""
+    folder = Path(checkpoint).resolve().parent.parent
+    try:
+        return _of_all_seeds(read_recipe(folder / "config.yaml"), folder)
+    except InputError:
+        return {"of": checkpoint}
+
+
+def _of_all_seeds(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Null is as good as not there, where an older version wrote the recipe."""
+    kept = {key: value for key, value in recipe.items() if not _is_of_the_run(folder, key, value)}
     return {key: value for key, value in kept.items() if value is not None and not key.startswith(_HOW)}
 
 
-def _is_of_the_run(run: RunFolder, key: str, value: Any) -> bool:
+def _is_of_the_run(folder: Path, key: str, value: Any) -> bool:
     """Seed, folder, and the checkpoint of its own from which a run was continued."""
     if key == "ckpt_path" and value:
-        return value == "last" or run.folder.resolve() in Path(value).resolve().parents
+        return value == "last" or folder.resolve() in Path(value).resolve().parents
     return key in ("seed_everything", "trainer.default_root_dir") or key.endswith(".seed")
 
 

@@ -20,6 +20,7 @@ from ifir_lightning.data.evalset import Task
 from ifir_lightning.metrics import Run
 
 SIGNIFICANCE = 0.05
+FEW_QUERIES = 10
 METRICS = {"p_mrr": "p-MRR", "score_b": "Score B", "score_a": "Score A", "score_c": "Score C"}  # as they are shown
 
 
@@ -57,7 +58,7 @@ def build_report(runs: Sequence[RunFolder], which: Which, num_queries: int) -> d
         "recipes": described,
         "pairs": pairs,
         "settings": differing_settings(recipes),
-        "warnings": warnings_about(recipes),
+        "warnings": warnings_about(recipes) + _limits_of_the_bootstrap(tasks, len(pairs)),
         "curves": [curve(recipe) for recipe in recipes],
     }
     if len(recipes) == 1:
@@ -84,6 +85,19 @@ def _task(task: Task) -> dict[str, Any]:
     }
 
 
+def _limits_of_the_bootstrap(tasks: Sequence[Task], num_pairs: int) -> list[str]:
+    """Where its answers are rough, or can only be that nothing is shown."""
+    lines = []
+    if (num_queries := sum(len(query_order(task, "p_mrr")) for task in tasks)) < FEW_QUERIES:
+        lines.append(f"only {num_queries} queries have a p-MRR: intervals and p-values of so few are rough")
+    if num_pairs and SIGNIFICANCE / num_pairs <= 1 / (NUM_RESAMPLES + 1):
+        lines.append(
+            f"{num_pairs} pairs are compared: to be real among so many a difference would need a smaller p than "
+            f"{NUM_RESAMPLES} draws can give: compare fewer runs"
+        )
+    return lines
+
+
 def _describe(recipe: Recipe, means: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     runs = [
         {"folder": str(run.folder), "seed": run.seed, "step": run.step} | dict(values)
@@ -105,6 +119,7 @@ def summarise(recipes: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]
     best = recipes[0]
     p_mrr, score = (best["results"][MEAN][key] for key in ("p_mrr", "score_b"))
     threshold = SIGNIFICANCE / max(1, len(pairs))
+    alone = {recipe["name"]: len(recipe["runs"]) == 1 for recipe in recipes}
     leads = [pair for pair in pairs if pair["first"] == best["name"]]
     ahead = all(_is_real(pair, threshold) for pair in leads)
     title = "follows instructions best" if ahead else "has the highest p-MRR"
@@ -113,21 +128,21 @@ def summarise(recipes: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]
         f"changed instruction and below 0 the wrong one; Score B, the quality of the ranking, "
         f"{with_interval(score, signed=False)} of 100."
     ]
-    return sentences + [_verdict(pair, threshold) for pair in leads]
+    return sentences + [_verdict(pair, threshold, alone[pair["first"]] and alone[pair["second"]]) for pair in leads]
 
 
 def _is_real(pair: dict[str, Any], threshold: float) -> bool:
     return bool(pair["results"][MEAN]["p_mrr"]["p_value"] < threshold)
 
 
-def _verdict(pair: dict[str, Any], threshold: float) -> str:
+def _verdict(pair: dict[str, Any], threshold: float, one_seed_each: bool) -> str:
     p_mrr, score = (pair["results"][MEAN][key] for key in ("p_mrr", "score_b"))
     judged = "is real" if _is_real(pair, threshold) else "is not shown by these queries"
     ends = pair["seed_pairs"]["p_mrr"]
     scatter = (
-        f"between single seeds {ends['low']:+.2f} to {ends['high']:+.2f}"
-        if ends["low"] != ends["high"]
-        else "one seed each, so what another seed would give is not known"
+        "one seed each, so what another seed would give is not known"
+        if one_seed_each
+        else f"between single seeds {ends['low']:+.2f} to {ends['high']:+.2f}"
     )
     return (
         f"Its lead in p-MRR over {pair['second']} {judged}: {with_interval(p_mrr, 'difference')}, "

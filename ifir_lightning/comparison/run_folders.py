@@ -28,14 +28,17 @@ class RunFolder:
     Attributes:
         folder: As it was given.
         recipe: ``config.yaml``, its nested keys joined by dots.
-        history: ``metrics.json`` of every validation of ``fit``, by step; one record for an untrained model.
+        history: ``metrics.json`` of every validation of ``fit``, by step; one record for a model that was only
+            validated.
         validation: The folder of the one that is compared, with a run file per task.
+        left_out: Steps of validations on other tasks than those of the last one.
     """
 
     folder: Path
     recipe: dict[str, Any]
     history: tuple[dict[str, Any], ...]
     validation: Path
+    left_out: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -48,8 +51,8 @@ class RunFolder:
 
     @property
     def trained(self) -> bool:
-        """Whether ``fit`` made it."""
-        return self.validation.name.startswith("step-")
+        """Whether ``fit`` made what was validated."""
+        return self.validation.name.startswith("step-") or bool(self.recipe.get("ckpt_path"))
 
     @property
     def seed(self) -> Any:
@@ -72,7 +75,7 @@ class RunFolder:
 
 
 def read_run_folder(folder: Path, which: Which) -> RunFolder:
-    """A run folder of ``fit``, or one that holds ``followir/validate`` of an untrained model.
+    """A run folder of ``fit``, or one that holds ``followir/validate`` of an untrained model or of a checkpoint.
 
     Raises:
         InputError: It is no run folder, or a file of it is missing.
@@ -84,12 +87,16 @@ def read_run_folder(folder: Path, which: Which) -> RunFolder:
             f"{folder} is no run folder: it lacks followir/step-*/metrics.json and followir/validate/metrics.json; "
             "allowed are folders that fit or validate wrote (trainer.default_root_dir): check the path"
         )
-    history = tuple(_read_metrics(path) for path in found)
-    last = len(found) - 1
-    best = max(range(len(found)), key=lambda i: history[i]["benchmark"]["p_mrr"])
-    validation = found[best if which == "best" else last]
-    recipe = folder / "config.yaml" if steps else validation / "config.yaml"
-    return RunFolder(folder, _read_recipe(recipe), history, validation)
+    records = {path: _read_metrics(path) for path in found}
+    of_same = {path: record for path, record in records.items() if _tasks(record) == _tasks(records[found[-1]])}
+    validation = max(of_same, key=lambda path: of_same[path]["benchmark"]["p_mrr"]) if which == "best" else found[-1]
+    recipe = read_recipe(folder / "config.yaml" if steps else validation / "config.yaml")
+    left_out = tuple(record["step"] for path, record in records.items() if path not in of_same)
+    return RunFolder(folder, recipe, tuple(of_same.values()), validation, left_out)
+
+
+def _tasks(record: dict[str, Any]) -> set[str]:
+    return {metrics["task"] for metrics in record["tasks"]}
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:
@@ -103,7 +110,12 @@ def _read_metrics(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A run's ``config.yaml``, its nested keys joined by dots.
+
+    Raises:
+        InputError: It cannot be read, or is no recipe.
+    """
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ifir_lightning.explanation.parts import Explanation, Part
+from ifir_lightning.svg import as_text
 
 NUM_PARTS = 14
 UP, DOWN = "#1f6fb2", "#c4532d"
@@ -22,7 +23,7 @@ def draw_changes(output: Path, title: str, explanations: Sequence[Explanation]) 
     panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for panel, explanation, parts in zip(panels, explanations, rows, strict=True):
         _draw(panel, explanation, parts)
-    figure.suptitle(f"{title}: what changes the score", fontsize=11)
+    figure.suptitle(f"{as_text(title)}: what changes the score", fontsize=11)
     figure.savefig(output)
 
 
@@ -47,11 +48,11 @@ def _draw(axes: Axes, explanation: Explanation, parts: Sequence[Part]) -> None:
     before, after = explanation.scores
     ranks = f"rank {explanation.ranks[0]} to {explanation.ranks[1]}"
     score = f"score {before:.4f} to {after:.4f} ({after - before:+.4f})"
-    axes.set_title(f"{explanation.passage.id}: {ranks}, {score}", fontsize=9, loc="left")
+    axes.set_title(f"{as_text(explanation.passage.id)}: {ranks}, {score}", fontsize=9, loc="left")
 
 
 def _label(part: Part) -> str:
     """``+`` and ``-`` where only the changed or only the original query has the part. No part is read as a formula."""
     sign = "+ " if part.original is None else "- " if part.changed is None else ""
     short = part.label if len(part.label) <= 60 else part.label[:57] + "..."
-    return (sign + short).replace("$", r"\$")
+    return as_text(sign + short)
