@@ -288,8 +288,8 @@ def test_candidates_that_are_given_are_re_ranked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scores", "says"),
     [
-        ("1\ta\thigh\n", r"test\.tsv: could not convert string to float: 'high'; allowed are \.tsv files"),
-        ("1\ta\n", r"test\.tsv: float\(\) argument must be .*; allowed are \.tsv files"),
+        ("1\ta\thigh\n", r"test\.tsv: line 2 has the score 'high', which is no number; allowed are intact \.tsv files"),
+        ("1\ta\t1\n1\tb\n", r"test\.tsv: line 3 has 2 values, the header 3; allowed are intact \.tsv files"),
         ("1\ta\t0.5\n", r"config 'qrels': score 0\.5; allowed are whole grades 0, 1, 2"),
         ("9\ta\t1\n", r"config 'queries': query '9' of the qrels has no text; .*: add it"),
     ],

@@ -1,14 +1,11 @@
 """Tasks in their three layouts, from folders, the hub (simulated) and the synthetic world."""
 
-import copy
-import json
 import time
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
+from tasks import GRADES, MTEB, V1, V2, v2, write
 
 from ifir_lightning.data import synthetic
 from ifir_lightning.data import tables as tables_module
@@ -17,61 +14,6 @@ from ifir_lightning.errors import InputError
 from ifir_lightning.records import Passage
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-GRADES = {"1-og": {"a": 2, "b": 1}, "1-changed": {"a": 2, "b": 0}, "2-og": {"c": 1}, "2-changed": {"c": 1}}
-LISTS = {"1": ["b", "a"], "2": ["a", "c"]}
-
-V2 = {
-    "corpus": [{"_id": key, "title": f"T{key}", "text": f"text {key}"} for key in "abcd"],
-    "queries": [{"_id": query_id, "text": f"query {query_id[0]}"} for query_id in GRADES],
-    "instruction": [{"query-id": query_id, "instruction": f"do {query_id}"} for query_id in GRADES],
-    "default": [
-        {"query-id": query_id, "corpus-id": doc_id, "score": float(grade)}
-        for query_id, grades in GRADES.items()
-        for doc_id, grade in grades.items()
-    ],
-    "qrel_diff": [{"query-id": "1", "corpus-ids": ["b"]}, {"query-id": "2", "corpus-ids": []}],
-    "top_ranked": [{"query-id": query_id, "corpus-ids": LISTS[query_id[0]]} for query_id in GRADES],
-}
-V1 = {
-    "corpus": V2["corpus"],
-    "queries": [
-        {
-            "_id": base,
-            "text": f"query {base}",
-            "instruction_og": f"do {base}-og",
-            "instruction_changed": f"do {base}-changed",
-        }
-        for base in "12"
-    ],
-    "top_ranked": [{"qid": base, "pid": doc_id} for base, doc_ids in LISTS.items() for doc_id in doc_ids],
-} | {
-    f"qrels_{variant}": [
-        record | {"query-id": record["query-id"][0]} for record in V2["default"] if record["query-id"].endswith(variant)
-    ]
-    for variant in ("og", "changed")
-}
-MTEB = {("qrels" if config == "default" else config): records for config, records in V2.items()}
-
-
-def v2(**changes):
-    """The tables with some configs replaced, or left out by None."""
-    tables = copy.deepcopy(V2) | changes
-    return {config: records for config, records in tables.items() if records is not None}
-
-
-def without(config, name):
-    return [{key: value for key, value in record.items() if key != name} for record in V2[config]]
-
-
-def write(folder, tables, split="", kind="parquet"):
-    for config, records in tables.items():
-        file = folder / config / f"{split or config}-00000-of-00001.{kind}"
-        file.parent.mkdir(parents=True)
-        if kind == "parquet":
-            pq.write_table(pa.Table.from_pylist(records), file)
-        else:
-            file.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-    return str(folder)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
@@ -142,60 +84,6 @@ def test_name_of_the_working_folder(tmp_path, monkeypatch):
     assert load_task(write(Path("."), V2) or ".").metric == "ndcg_5"
 
 
-def swapped(config, *records):
-    """The tables with the first record of a config replaced by these."""
-    return v2(**{config: [*records, *V2[config][1:]]})
-
-
-FAULTS = [
-    (
-        v2(top_ranked=None),
-        r"config 'top_ranked': missing or empty, found \['corpus', .*; needed are .*: add it",
-    ),
-    (v2(default=None), "config 'default': missing"),
-    (v2(queries=[]), "config 'queries': missing or empty"),
-    ({}, r"config 'queries': missing or empty, found \[\]"),
-    ({**V1, "qrels_changed": []}, "config 'qrels_changed': .* needed are corpus, queries, qrels_og, qrels_"),
-    (v2(queries=without("queries", "text")), "config 'queries': column 'text' is missing; .*: add it"),
-    (v2(corpus=without("corpus", "_id")), "config 'corpus': column '_id' is missing; .*: add it"),
-    (
-        v2(top_ranked=without("top_ranked", "corpus-ids")),
-        "config 'top_ranked': column 'corpus-ids' is missing",
-    ),
-    (v2(corpus=["text"]), "config 'corpus': column '_id' is missing"),
-    (swapped("corpus", {"_id": "a", "text": None}), "config 'corpus': column 'text' holds null; .*: fill it"),
-    (
-        swapped("top_ranked", {"query-id": "1-og", "corpus-ids": ["a", "zz"]}),
-        "config 'top_ranked': query '1-og' lists passage 'zz'; allowed are the 4 ids of corpus: add it",
-    ),
-    (swapped("top_ranked"), "query '1-og' has no candidates; allowed are 1 or more: add them"),
-    (swapped("top_ranked", {"query-id": "1-og", "corpus-ids": []}), "query '1-og' has no candidates"),
-    (swapped("queries", {"_id": "1-og", "text": " "}), "query '1-og' has an empty text; .*: fill it in"),
-    (swapped("instruction"), "query '1-og' has no instruction; allowed is '': add a record"),
-    (swapped("queries"), "query '1-og' is missing, .*; allowed are pairs BASE-og and BASE-changed: add it"),
-    (v2(queries=V2["queries"][:1]), "query '1-changed' is missing, its other variant is there"),
-    (swapped("queries", {"_id": "1", "text": "x"}), "query '1' has neither ending; allowed .*: rename it"),
-    (
-        swapped("qrel_diff", {"query-id": "7", "corpus-ids": ["a"]}),
-        r"query '7' of qrel_diff is unknown; allowed are \['1', '2'\] \.\.\.: remove it",
-    ),
-    (v2(corpus=V2["corpus"] * 2), "config 'corpus': _id 'a' has 2 records; allowed is 1: remove"),
-    (v2(queries=V2["queries"] * 2), "config 'queries': _id '1-og' has 2 records; allowed is 1"),
-    (v2(top_ranked=V2["top_ranked"] * 2), "config 'top_ranked': query-id '1-og' has 2 records; allowed is 1"),
-    (
-        swapped("default", {"query-id": "1-og", "corpus-id": "a", "score": 0.5}),
-        "config 'default': score 0.5; allowed are whole grades 0, 1, 2: correct it",
-    ),
-]
-
-
-@pytest.mark.parametrize(("tables", "says"), FAULTS, ids=[says for _, says in FAULTS])
-def test_faults_are_named(tables, says):
-    with pytest.raises(InputError, match=f"task 'tiny', {says}") as caught:
-        task_from_tables("tiny", tables)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("path", ["missing", "./missing", "{tmp}/missing", "{tmp}/a/b/c", "", "a b/c"])
 def test_missing_path(tmp_path, path):
     path = path.format(tmp=tmp_path)
@@ -206,18 +94,6 @@ def test_missing_path(tmp_path, path):
 def test_folder_without_a_task(tmp_path):
     with pytest.raises(InputError, match="config 'queries': missing or empty"):
         load_task(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("name", "content"), [("q.parquet", b"PAR1 no"), ("q.jsonl", b'{"_id": 1'), ("q.jsonl", b"\xff")]
-)
-def test_broken_file_is_named(tmp_path, name, content):
-    write(tmp_path, v2(queries=None))
-    (tmp_path / "queries").mkdir()
-    (tmp_path / "queries" / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"queries/{name}: .*; allowed are .* files: fetch it again") as caught:
-        load_task(str(tmp_path))
-    assert "\n" not in str(caught.value)
 
 
 def test_several_splits_without_test_are_refused(tmp_path):

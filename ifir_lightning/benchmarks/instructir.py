@@ -11,7 +11,8 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from ifir_lightning.benchmarks.task import RankingTask
-from ifir_lightning.data.tables import Source, read_tables, task_name
+from ifir_lightning.data.source import Source
+from ifir_lightning.data.tables import read_tables, task_name
 from ifir_lightning.metrics import Metrics, Qrels, Run, trec_values
 
 CONFIGS = ("corpus", "queries", "instruction", "default")

@@ -15,7 +15,8 @@ from typing import ClassVar, NamedTuple
 
 from ifir_lightning.benchmarks.task import RankingTask
 from ifir_lightning.data import synthetic, tables
-from ifir_lightning.data.tables import Source, Tables
+from ifir_lightning.data.source import Source
+from ifir_lightning.data.tables import Tables
 from ifir_lightning.errors import InputError
 from ifir_lightning.metrics import CHANGED, ORIGINAL, Metric, Metrics, Qrels, Run, base_ids, evaluate_run
 

@@ -1,15 +1,14 @@
 """Passages among which hard negatives are searched: those of a training table, or a corpus of its own."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
 
 from ifir_lightning.data.formats import to_row
-from ifir_lightning.data.tables import READERS
+from ifir_lightning.data.record_files import read_records
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Passage
 
@@ -41,7 +40,7 @@ def read_pool(path: str) -> list[Passage]:
     files = [file for file in files if file.suffix in (".jsonl", ".parquet")]
     if not files:
         raise InputError(f"pool {path} is no .jsonl or .parquet file and holds none; allowed is either: correct --pool")
-    return _distinct((_passage(record, file) for file in files for record in _records(file)), path)
+    return _distinct((_passage(record, file) for file in files for record in read_records(file)), path)
 
 
 def fingerprint_pool(pool: Iterable[Passage]) -> str:
@@ -50,13 +49,6 @@ def fingerprint_pool(pool: Iterable[Passage]) -> str:
     for passage in pool:
         digest.update(f"{passage.id}\0{passage.title}\0{passage.text}\0".encode())
     return digest.hexdigest()
-
-
-def _records(file: Path) -> Iterator[dict[str, Any]]:
-    try:
-        yield from READERS[file.suffix](file)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"pool {file} cannot be read ({error}); allowed is an intact file: repair it") from error
 
 
 def _passage(record: dict[str, Any], file: Path) -> Passage:

@@ -1,0 +1,108 @@
+"""Published evaluation data read by column: ids, texts, lists and grades, each checked."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ifir_lightning.data.record_files import Records
+from ifir_lightning.data.tables import Tables
+from ifir_lightning.errors import InputError
+from ifir_lightning.metrics import Qrels
+from ifir_lightning.records import Passage
+
+
+@dataclass(frozen=True)
+class Source:
+    """The tables of a task, read by column: its errors name the task, the config and what is wrong there.
+
+    ``needed`` are the configs that its layout consists of.
+    """
+
+    task: str
+    tables: Tables
+    needed: tuple[str, ...]
+
+    def error(self, config: str, fault: str) -> InputError:
+        """What is wrong with a config."""
+        return InputError(f"task {self.task!r}, config {config!r}: {fault}")
+
+    def records(self, config: str) -> Records:
+        """The records of a config, one or more."""
+        if not (records := self.tables.get(config)):
+            needed = ", ".join(self.needed)
+            raise self.error(config, f"missing or empty, found {list(self.tables)}; needed are {needed}: add it")
+        return records
+
+    def column(self, config: str, name: str) -> list[Any]:
+        """The values of a column, none of them null; ``_id`` may be called ``id``."""
+        records = self.records(config)
+        try:
+            key = "id" if name == "_id" and "_id" not in records[0] else name
+            values = [record[key] for record in records]
+        except (KeyError, TypeError) as error:
+            raise self.error(config, f"column {name!r} is missing; every record needs it: add it") from error
+        if None in values:
+            raise self.error(config, f"column {name!r} holds null; every record needs a value: fill it in")
+        return values
+
+    def ids(self, config: str, name: str) -> list[str]:
+        """A column of ids, which may be stored as numbers."""
+        return [str(value) for value in self.column(config, name)]
+
+    def mapping(self, config: str, key: str, value: str) -> dict[str, Any]:
+        """One column by another, whose values are distinct ids."""
+        ids = self.ids(config, key)
+        mapping = dict(zip(ids, self.column(config, value), strict=True))
+        if len(mapping) < len(ids):
+            (repeated, count), *_ = Counter(ids).most_common(1)
+            raise self.error(config, f"{key} {repeated!r} has {count} records; allowed is 1: remove others")
+        return mapping
+
+    def lists(self, config: str) -> dict[str, tuple[str, ...]]:
+        """query id -> ids of passages."""
+        lists = self.mapping(config, "query-id", "corpus-ids")
+        return {query_id: tuple(map(str, doc_ids)) for query_id, doc_ids in lists.items()}
+
+    def qrels(self, config: str, default_grade: int | None = None) -> Qrels:
+        """Grades, whole numbers even where they are stored as floats.
+
+        With ``default_grade`` the column score may be missing: every listed passage has that grade.
+        """
+        qrels: Qrels = {}
+        pairs = list(zip(self.ids(config, "query-id"), self.ids(config, "corpus-id"), strict=True))
+        without = default_grade is not None and "score" not in self.records(config)[0]
+        grades = [default_grade] * len(pairs) if without else self.column(config, "score")
+        for (query_id, doc_id), grade in zip(pairs, grades, strict=True):
+            if not (isinstance(grade, int | float) and float(grade).is_integer()):
+                raise self.error(config, f"score {grade!r}; allowed are whole grades 0, 1, 2: correct it")
+            qrels.setdefault(query_id, {})[doc_id] = int(grade)
+        return qrels
+
+    def judged_texts(self, config: str, key: str, value: str, qrels: Qrels) -> dict[str, str]:
+        """One column by another, for the queries of the qrels: each there and not empty."""
+        texts = self.mapping(config, key, value)
+        if lacking := [query_id for query_id in qrels if not str(texts.get(query_id, "")).strip()]:
+            fault = f"query {lacking[0]!r} of the qrels has no {value}; every judged query needs one: add it"
+            raise self.error(config, fault)
+        return {query_id: texts[query_id] for query_id in qrels}
+
+    def corpus(self) -> dict[str, Passage]:
+        """Every passage of the config ``corpus``."""
+        texts = self.mapping("corpus", "_id", "text")
+        titles = (record.get("title") for record in self.records("corpus"))
+        return {id_: Passage(id_, title or "", text) for (id_, text), title in zip(texts.items(), titles, strict=True)}
+
+    def listed_passages(self, candidates: Mapping[str, Iterable[str]]) -> dict[str, Passage]:
+        """The passages that some candidate list of ``top_ranked`` names."""
+        corpus = self.corpus()
+        listed = {doc_id: query_id for query_id, doc_ids in candidates.items() for doc_id in doc_ids}
+        for doc_id, query_id in listed.items():
+            if doc_id not in corpus:
+                fault = f"query {query_id!r} lists passage {doc_id!r}; allowed are the {len(corpus)} ids of corpus"
+                raise self.error("top_ranked", f"{fault}: add it there or unlist it")
+        return {doc_id: corpus[doc_id] for doc_id in listed}
+
+    def qrels_config(self) -> str:
+        """Where the one set of qrels lies: in ``default`` or, as mteb's re-uploads have it, in ``qrels``."""
+        return "qrels" if "qrels" in self.tables and "default" not in self.tables else "default"

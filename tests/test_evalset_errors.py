@@ -1,0 +1,55 @@
+"""Tasks that are not what they should be: each fault is named in one line, before anything is encoded."""
+
+import pytest
+from tasks import V1, V2, swapped, v2, without
+
+from ifir_lightning.data.evalset import task_from_tables
+from ifir_lightning.errors import InputError
+
+FAULTS = [
+    (
+        v2(top_ranked=None),
+        r"config 'top_ranked': missing or empty, found \['corpus', .*; needed are .*: add it",
+    ),
+    (v2(default=None), "config 'default': missing"),
+    (v2(queries=[]), "config 'queries': missing or empty"),
+    ({}, r"config 'queries': missing or empty, found \[\]"),
+    ({**V1, "qrels_changed": []}, "config 'qrels_changed': .* needed are corpus, queries, qrels_og, qrels_"),
+    (v2(queries=without("queries", "text")), "config 'queries': column 'text' is missing; .*: add it"),
+    (v2(corpus=without("corpus", "_id")), "config 'corpus': column '_id' is missing; .*: add it"),
+    (
+        v2(top_ranked=without("top_ranked", "corpus-ids")),
+        "config 'top_ranked': column 'corpus-ids' is missing",
+    ),
+    (v2(corpus=["text"]), "config 'corpus': column '_id' is missing"),
+    (swapped("corpus", {"_id": "a", "text": None}), "config 'corpus': column 'text' holds null; .*: fill it"),
+    (
+        swapped("top_ranked", {"query-id": "1-og", "corpus-ids": ["a", "zz"]}),
+        "config 'top_ranked': query '1-og' lists passage 'zz'; allowed are the 4 ids of corpus: add it",
+    ),
+    (swapped("top_ranked"), "query '1-og' has no candidates; allowed are 1 or more: add them"),
+    (swapped("top_ranked", {"query-id": "1-og", "corpus-ids": []}), "query '1-og' has no candidates"),
+    (swapped("queries", {"_id": "1-og", "text": " "}), "query '1-og' has an empty text; .*: fill it in"),
+    (swapped("instruction"), "query '1-og' has no instruction; allowed is '': add a record"),
+    (swapped("queries"), "query '1-og' is missing, .*; allowed are pairs BASE-og and BASE-changed: add it"),
+    (v2(queries=V2["queries"][:1]), "query '1-changed' is missing, its other variant is there"),
+    (swapped("queries", {"_id": "1", "text": "x"}), "query '1' has neither ending; allowed .*: rename it"),
+    (
+        swapped("qrel_diff", {"query-id": "7", "corpus-ids": ["a"]}),
+        r"query '7' of qrel_diff is unknown; allowed are \['1', '2'\] \.\.\.: remove it",
+    ),
+    (v2(corpus=V2["corpus"] * 2), "config 'corpus': _id 'a' has 2 records; allowed is 1: remove"),
+    (v2(queries=V2["queries"] * 2), "config 'queries': _id '1-og' has 2 records; allowed is 1"),
+    (v2(top_ranked=V2["top_ranked"] * 2), "config 'top_ranked': query-id '1-og' has 2 records; allowed is 1"),
+    (
+        swapped("default", {"query-id": "1-og", "corpus-id": "a", "score": 0.5}),
+        "config 'default': score 0.5; allowed are whole grades 0, 1, 2: correct it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("tables", "says"), FAULTS, ids=[says for _, says in FAULTS])
+def test_faults_are_named(tables, says):
+    with pytest.raises(InputError, match=f"task 'tiny', {says}") as caught:
+        task_from_tables("tiny", tables)
+    assert "\n" not in str(caught.value)
