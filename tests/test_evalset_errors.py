@@ -1,7 +1,7 @@
 """Tasks that are not what they should be: each fault is named in one line, before anything is encoded."""
 
 import pytest
-from tasks import V1, V2, swapped, v2, without
+from tasks import GRADES, V1, V2, swapped, v2, without
 
 from ifir_lightning.data.evalset import task_from_tables
 from ifir_lightning.errors import InputError
@@ -21,7 +21,6 @@ FAULTS = [
         v2(top_ranked=without("top_ranked", "corpus-ids")),
         "config 'top_ranked': column 'corpus-ids' is missing",
     ),
-    (v2(corpus=["text"]), "config 'corpus': column '_id' is missing"),
     (swapped("corpus", {"_id": "a", "text": None}), "config 'corpus': column 'text' holds null; .*: fill it"),
     (
         swapped("top_ranked", {"query-id": "1-og", "corpus-ids": ["a", "zz"]}),
@@ -45,11 +44,53 @@ FAULTS = [
         swapped("default", {"query-id": "1-og", "corpus-id": "a", "score": 0.5}),
         "config 'default': score 0.5; allowed are whole grades 0, 1, 2: correct it",
     ),
+    *(
+        (swapped("corpus", {"_id": "a", "text": "x", "title": title}), "config 'corpus': _id 'a' has title .*: correct")
+        for title in (7, float("nan"))
+    ),
+    (swapped("corpus", {"_id": "a", "text": 2020}), "config 'corpus': _id 'a' has text 2020; allowed is text: correct"),
+    (swapped("queries", {"_id": "1-og", "text": 5}), "config 'queries': _id '1-og' has text 5; allowed is text"),
+    (
+        swapped("instruction", {"query-id": "1-og", "instruction": ["a"]}),
+        r"config 'instruction': query-id '1-og' has instruction \['a'\]; allowed is text: correct it",
+    ),
+    *(
+        (
+            swapped("qrel_diff", {"query-id": "1", "corpus-ids": ids}),
+            f"config 'qrel_diff': query-id '1' has corpus-ids '?{ids}'?; allowed is a list of ids: correct it",
+        )
+        for ids in ("b", 5)
+    ),
+    *(
+        (swapped("corpus", {"_id": id_, "text": "x"}), f"config 'corpus': _id has '{id_}'; .* white space: rename it")
+        for id_ in ("a 0", " a", "")
+    ),
+    (
+        swapped("top_ranked", {"query-id": "1-og", "corpus-ids": ["a", None]}),
+        "config 'top_ranked': corpus-ids has None; allowed are whole numbers and names",
+    ),
+    *(
+        (
+            swapped("default", {"query-id": "1-og", "corpus-id": "a", "score": grade}),
+            "config 'default': score .*; allowed are whole grades 0, 1, 2: correct it",
+        )
+        for grade in (1e300, 10**400, -1e6, float("inf"), float("nan"))
+    ),
+    (
+        v2(default=[*V2["default"], {"query-id": "1-og", "corpus-id": "a", "score": 0}]),
+        "config 'default': query '1-og', passage 'a' has the scores 2 and 0; allowed is one: remove the other",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("tables", "says"), FAULTS, ids=[says for _, says in FAULTS])
+@pytest.mark.parametrize(("tables", "says"), FAULTS)
 def test_faults_are_named(tables, says):
     with pytest.raises(InputError, match=f"task 'tiny', {says}") as caught:
         task_from_tables("tiny", tables)
     assert "\n" not in str(caught.value)
+
+
+def test_a_judgement_repeated_with_the_same_grade_counts_once(caplog):
+    with caplog.at_level("INFO"):
+        assert task_from_tables("tiny", v2(default=V2["default"] + V2["default"][:2])).qrels == GRADES
+    assert caplog.messages == ["task 'tiny', config 'default': 2 repeated judgements count once"]

@@ -119,10 +119,10 @@ def load(path_or_id: str) -> InfoSearch:
     """Read one of the six attributes from a folder or the hub."""
     name = task_name(path_or_id)
     source = Source(name, read_tables(path_or_id, CONFIGS), CONFIGS)
-    texts = source.mapping("queries", "_id", "text")
+    texts = source.texts("queries", "_id", "text")
     task = InfoSearch(name, {}, {}, source.corpus(), None, {})
     for end in RUNS:
-        asked = source.mapping("queries", "_id", f"instruction_{end[1:]}")
+        asked = source.texts("queries", "_id", f"instruction_{end[1:]}")
         judged = source.qrels(f"qrels_{end[1:]}")
         for base, text in texts.items():
             task.queries[base + end], task.instructions[base + end] = text, asked[base]

@@ -112,8 +112,8 @@ def task_from_tables(name: str, tables: Tables) -> Task:
 
 def _from_v2(source: Source) -> _Parts:
     return _Parts(
-        queries=source.mapping("queries", "_id", "text"),
-        instructions=source.mapping("instruction", "query-id", "instruction"),
+        queries=source.texts("queries", "_id", "text"),
+        instructions=source.texts("instruction", "query-id", "instruction"),
         candidates=source.lists("top_ranked"),
         qrels=source.qrels(source.qrels_config()),
         changed=source.lists("qrel_diff"),
@@ -122,13 +122,13 @@ def _from_v2(source: Source) -> _Parts:
 
 def _from_v1(source: Source) -> _Parts:
     """One query becomes two; changed are the passages whose grade differs, as mteb 1.x finds them."""
-    texts = source.mapping("queries", "_id", "text")
+    texts = source.texts("queries", "_id", "text")
     listed: dict[str, list[str]] = {base: [] for base in texts}
     for base, doc_id in zip(source.ids("top_ranked", "qid"), source.ids("top_ranked", "pid"), strict=True):
         listed.setdefault(base, []).append(doc_id)
     parts = _Parts({}, {}, {}, {}, {})
     for config, end in V1_QRELS.items():
-        instructions = source.mapping("queries", "_id", config.replace("qrels", "instruction"))
+        instructions = source.texts("queries", "_id", config.replace("qrels", "instruction"))
         qrels = source.qrels(config)
         for base, text in texts.items():
             parts.queries[base + end] = text
@@ -145,7 +145,7 @@ def _check_queries(name: str, parts: _Parts) -> None:
     queries, bases = set(parts.queries), base_ids(parts.queries)
     pairs = {base + end for base in bases for end in (ORIGINAL, CHANGED)}
     both = f"allowed are pairs BASE{ORIGINAL} and BASE{CHANGED}"
-    empty = {query_id for query_id, text in parts.queries.items() if not str(text).strip()}
+    empty = {query_id for query_id, text in parts.queries.items() if not text.strip()}
     ranked = {query_id for query_id, doc_ids in parts.candidates.items() if doc_ids}
     for query_ids, fault in (
         (queries - pairs, f"has neither ending; {both}: rename it"),

@@ -1,5 +1,6 @@
 """Published evaluation data read by column: ids, texts, lists and grades, each checked."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,11 @@ from ifir_lightning.data.tables import Tables
 from ifir_lightning.errors import InputError
 from ifir_lightning.metrics import Qrels
 from ifir_lightning.records import Passage
+
+_log = logging.getLogger(__name__)
+
+MAX_GRADE = 1000
+"""trec_eval counts the passages of each grade in memory."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +46,45 @@ class Source:
         try:
             key = "id" if name == "_id" and "_id" not in records[0] else name
             values = [record[key] for record in records]
-        except (KeyError, TypeError) as error:
+        except KeyError as error:
             raise self.error(config, f"column {name!r} is missing; every record needs it: add it") from error
         if None in values:
             raise self.error(config, f"column {name!r} holds null; every record needs a value: fill it in")
         return values
 
     def ids(self, config: str, name: str) -> list[str]:
-        """A column of ids, which may be stored as numbers."""
-        return [str(value) for value in self.column(config, name)]
+        """A column of ids."""
+        return [self._id(config, name, value) for value in self.column(config, name)]
 
-    def mapping(self, config: str, key: str, value: str) -> dict[str, Any]:
+    def texts(self, config: str, key: str, value: str) -> dict[str, str]:
+        """A column of texts by one of distinct ids."""
+        texts = self._mapping(config, key, value)
+        for id_, text in texts.items():
+            if not isinstance(text, str):
+                raise self.error(config, f"{key} {id_!r} has {value} {text!r:.60}; allowed is text: correct it")
+        return texts
+
+    def lists(self, config: str) -> dict[str, tuple[str, ...]]:
+        """query id -> ids of passages."""
+        lists = self._mapping(config, "query-id", "corpus-ids")
+        for query_id, doc_ids in lists.items():
+            if not isinstance(doc_ids, list | tuple):
+                fault = f"query-id {query_id!r} has corpus-ids {doc_ids!r:.60}; allowed is a list of ids: correct it"
+                raise self.error(config, fault)
+        return {
+            query_id: tuple(self._id(config, "corpus-ids", doc_id) for doc_id in doc_ids)
+            for query_id, doc_ids in lists.items()
+        }
+
+    def _id(self, config: str, name: str, value: object) -> str:
+        """An id, which may be stored as a number; a run file could not hold any other."""
+        id_ = str(value)
+        if not isinstance(value, str | int) or id_.split() != [id_]:
+            fault = f"{name} has {value!r:.60}; allowed are whole numbers and names without white space: rename it"
+            raise self.error(config, fault)
+        return id_
+
+    def _mapping(self, config: str, key: str, value: str) -> dict[str, Any]:
         """One column by another, whose values are distinct ids."""
         ids = self.ids(config, key)
         mapping = dict(zip(ids, self.column(config, value), strict=True))
@@ -59,13 +93,8 @@ class Source:
             raise self.error(config, f"{key} {repeated!r} has {count} records; allowed is 1: remove others")
         return mapping
 
-    def lists(self, config: str) -> dict[str, tuple[str, ...]]:
-        """query id -> ids of passages."""
-        lists = self.mapping(config, "query-id", "corpus-ids")
-        return {query_id: tuple(map(str, doc_ids)) for query_id, doc_ids in lists.items()}
-
     def qrels(self, config: str, default_grade: int | None = None) -> Qrels:
-        """Grades, whole numbers even where they are stored as floats.
+        """Grades, whole numbers even where they are stored as floats; a pair may be repeated with the same grade.
 
         With ``default_grade`` the column score may be missing: every listed passage has that grade.
         """
@@ -74,23 +103,32 @@ class Source:
         without = default_grade is not None and "score" not in self.records(config)[0]
         grades = [default_grade] * len(pairs) if without else self.column(config, "score")
         for (query_id, doc_id), grade in zip(pairs, grades, strict=True):
-            if not (isinstance(grade, int | float) and float(grade).is_integer()):
-                raise self.error(config, f"score {grade!r}; allowed are whole grades 0, 1, 2: correct it")
-            qrels.setdefault(query_id, {})[doc_id] = int(grade)
+            if not (isinstance(grade, int | float) and abs(grade) <= MAX_GRADE and grade == int(grade)):
+                raise self.error(config, f"score {grade!r:.60}; allowed are whole grades 0, 1, 2: correct it")
+            first = qrels.setdefault(query_id, {}).setdefault(doc_id, int(grade))
+            if first != grade:
+                both = f"query {query_id!r}, passage {doc_id!r} has the scores {first} and {int(grade)}"
+                raise self.error(config, f"{both}; allowed is one: remove the other")
+        if repeated := len(pairs) - sum(map(len, qrels.values())):
+            _log.info("task %r, config %r: %d repeated judgements count once", self.task, config, repeated)
         return qrels
 
     def judged_texts(self, config: str, key: str, value: str, qrels: Qrels) -> dict[str, str]:
         """One column by another, for the queries of the qrels: each there and not empty."""
-        texts = self.mapping(config, key, value)
-        if lacking := [query_id for query_id in qrels if not str(texts.get(query_id, "")).strip()]:
+        texts = self.texts(config, key, value)
+        if lacking := [query_id for query_id in qrels if not texts.get(query_id, "").strip()]:
             fault = f"query {lacking[0]!r} of the qrels has no {value}; every judged query needs one: add it"
             raise self.error(config, fault)
         return {query_id: texts[query_id] for query_id in qrels}
 
     def corpus(self) -> dict[str, Passage]:
         """Every passage of the config ``corpus``."""
-        texts = self.mapping("corpus", "_id", "text")
-        titles = (record.get("title") for record in self.records("corpus"))
+        texts = self.texts("corpus", "_id", "text")
+        titles = [record.get("title") for record in self.records("corpus")]
+        for id_, title in zip(texts, titles, strict=True):
+            if not isinstance(title, str | None):
+                fault = f"_id {id_!r} has title {title!r:.60}; allowed are text and null: correct it"
+                raise self.error("corpus", fault)
         return {id_: Passage(id_, title or "", text) for (id_, text), title in zip(texts.items(), titles, strict=True)}
 
     def listed_passages(self, candidates: Mapping[str, Iterable[str]]) -> dict[str, Passage]:
