@@ -90,6 +90,11 @@ def test_a_query_that_the_run_lacks_counts_0_in_robustness(tmp_path: Path) -> No
     assert metrics["ndcg_10"] == pytest.approx(100 * 2 / 3)
 
 
+def test_instructir_judges_passages_of_its_corpus(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="task 'tiny': 1 of 1 judged queries have no relevant passage in the corpus"):
+        instructir(tmp_path, default=qrels("7_0 A 1"))
+
+
 def test_an_instructir_query_needs_its_instruction(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"config 'instruction': query '8_0' of the qrels has no instruction; .*add it"
@@ -111,8 +116,8 @@ INFOSEARCH = {
 }
 
 
-def infosearch(folder: Path) -> InfoSearch:
-    task = named_task(f"infosearch:{write(folder / 'Audience-v1', INFOSEARCH)}")
+def infosearch(folder: Path, **changes: Any) -> InfoSearch:
+    task = named_task(f"infosearch:{write(folder / 'Audience-v1', INFOSEARCH | changes)}")
     assert isinstance(task, InfoSearch)
     return task
 
@@ -126,6 +131,11 @@ def test_infosearch_layout(tmp_path: Path) -> None:
     assert task.qrels["1-changed"] == {"a": 1, "b": 0}
     assert task.candidates is None
     assert task.depth > 10**9
+
+
+def test_infosearch_judges_its_own_queries(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"2 of 2 judged queries are not among the queries .*'1-og'"):
+        infosearch(tmp_path, qrels_reversed=qrels("1-og a 1", "2-og c 1"))
 
 
 @pytest.mark.parametrize(
@@ -291,6 +301,7 @@ def test_candidates_that_are_given_are_re_ranked(tmp_path: Path) -> None:
         ("1\ta\thigh\n", r"test\.tsv: line 2 has the score 'high', which is no number; allowed are intact \.tsv files"),
         ("1\ta\t1\n1\tb\n", r"test\.tsv: line 3 has 2 values, the header 3; allowed are intact \.tsv files"),
         ("1\ta\t0.5\n", r"config 'qrels': score 0\.5; allowed are whole grades 0, 1, 2"),
+        ("1\t0a\t1\n", r"task 'x': 1 of 1 judged queries have no relevant passage in the corpus \(first '1'\)"),
         ("9\ta\t1\n", r"config 'queries': query '9' of the qrels has no text; .*: add it"),
     ],
 )

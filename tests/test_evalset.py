@@ -51,6 +51,8 @@ def test_push_to_hub_puts_the_default_config_into_data(tmp_path):
 def test_jsonl_with_numbers_as_ids_and_line_separators_in_texts(tmp_path):
     tables = v2(corpus=[{"_id": n, "title": None, "text": f"one\u2028two {n}"} for n in (1, 2)])
     tables["top_ranked"] = [{"query-id": query_id, "corpus-ids": [2, 1, 2]} for query_id in GRADES]
+    tables["default"] = [{"query-id": query_id, "corpus-id": 2, "score": 1} for query_id in GRADES]
+    tables["qrel_diff"] = [{"query-id": 1, "corpus-ids": [2]}]
     task = load_task(write(tmp_path, tables, kind="jsonl"))
     assert task.passages["1"] == Passage("1", "", "one\u2028two 1")
     assert task.candidates["1-og"] == ("2", "1"), "a passage listed twice is one candidate"
@@ -166,7 +168,7 @@ def test_small_real_tasks(tmp_path, name, num_bases):
 
 
 def test_a_task_of_published_size_is_read_in_seconds(tmp_path):
-    ids = [str(number) for number in range(47_000)]
+    ids = [*"abc", *map(str, range(46_997))]
     tables = v2(corpus=[{"_id": doc_id, "title": "", "text": "word " * 50} for doc_id in ids])
     tables["top_ranked"] = [{"query-id": query_id, "corpus-ids": ids} for query_id in GRADES]
     path = write(tmp_path, tables)

@@ -1,9 +1,9 @@
 """Tasks that are not what they should be: each fault is named in one line, before anything is encoded."""
 
 import pytest
-from tasks import GRADES, V1, V2, swapped, v2, without
+from tasks import GRADES, MTEB, V1, V2, swapped, v2, without, write
 
-from ifir_lightning.data.evalset import task_from_tables
+from ifir_lightning.data.evalset import load_task, task_from_tables
 from ifir_lightning.errors import InputError
 
 FAULTS = [
@@ -80,12 +80,27 @@ FAULTS = [
         v2(default=[*V2["default"], {"query-id": "1-og", "corpus-id": "a", "score": 0}]),
         "config 'default': query '1-og', passage 'a' has the scores 2 and 0; allowed is one: remove the other",
     ),
+    *(
+        (
+            tables | {config: [r | {"query-id": f"x{r['query-id']}"} for r in tables[config]] for config in qrels},
+            r"4 of 4 judged queries are not among the queries \(first 'x1-og'\); needed are the ids .*: correct them",
+        )
+        for tables, qrels in ((V2, ["default"]), (MTEB, ["qrels"]), (V1, ["qrels_og", "qrels_changed"]))
+    ),
+    (
+        v2(default=[r | {"corpus-id": f"x{r['corpus-id']}"} for r in V2["default"]]),
+        r"4 of 4 judged queries have no relevant passage in the corpus \(first '1-og'\); needed are the ids",
+    ),
+    (
+        swapped("qrel_diff", {"query-id": "1", "corpus-ids": ["c"]}),
+        r"1 of 1 changed passages are not among the candidates of their query \(first 'c'\); needed are the ids",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("tables", "says"), FAULTS)
 def test_faults_are_named(tables, says):
-    with pytest.raises(InputError, match=f"task 'tiny', {says}") as caught:
+    with pytest.raises(InputError, match=f"task 'tiny'[,:] {says}") as caught:
         task_from_tables("tiny", tables)
     assert "\n" not in str(caught.value)
 
@@ -94,3 +109,45 @@ def test_a_judgement_repeated_with_the_same_grade_counts_once(caplog):
     with caplog.at_level("INFO"):
         assert task_from_tables("tiny", v2(default=V2["default"] + V2["default"][:2])).qrels == GRADES
     assert caplog.messages == ["task 'tiny', config 'default': 2 repeated judgements count once"]
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        (
+            v2(default=[*V2["default"], {"query-id": "9-og", "corpus-id": "a", "score": 1}]),
+            "1 of 5 judged queries are not among the queries (first '9-og'): they are ignored",
+        ),
+        (
+            v2(default=[*V2["default"][:-1], {"query-id": "2-changed", "corpus-id": "x", "score": 1}]),
+            "1 of 4 judged queries have no relevant passage in the corpus (first '2-changed'): they count 0",
+        ),
+        (
+            swapped("qrel_diff", {"query-id": "1", "corpus-ids": ["b", "x"]}),
+            "1 of 2 changed passages are not among the candidates of their query (first 'x'): they count 0 in p-MRR",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_counted_where_the_rest_does(tables, says, caplog):
+    task_from_tables("tiny", tables)
+    assert caplog.messages == [f"task 'tiny': {says}"]
+
+
+def test_relevant_passages_outside_the_corpus_are_usual(caplog):
+    task_from_tables("tiny", v2(default=[*V2["default"], {"query-id": "1-og", "corpus-id": "x", "score": 1}]))
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("default.jsonl", "default/test.jsonl"), ("data/a.jsonl", "default/a.jsonl")]
+)
+def test_two_sources_of_one_config_are_refused(tmp_path, first, second):
+    write(tmp_path, v2(default=None))
+    for name in (first, second):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"query-id": "1-og", "corpus-id": "a", "score": 1}')
+    one, other = sorted(name.split("/")[0] for name in (first, second))
+    with pytest.raises(
+        InputError, match=f"has config 'default' in ({one} and in {other}|{other} and in {one}); allowed"
+    ):
+        load_task(str(tmp_path))

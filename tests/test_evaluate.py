@@ -30,11 +30,11 @@ def task(tmp_path):
     return str(tmp_path / "tiny")
 
 
-def write_run(tmp_path, query_ids):
+def write_run(tmp_path, query_ids, passages="ab"):
     """Every query ranks a, then b; the changed ones the other way round: p-MRR +0.5."""
     scores = {query_id: (1, 2) if query_id.endswith("changed") else (2, 1) for query_id in query_ids}
     lines = [
-        f"{q} Q0 {key} 0 {score} tag\n" for q, pair in scores.items() for key, score in zip("ab", pair, strict=True)
+        f"{q} Q0 {key} 0 {score} tag\n" for q, pair in scores.items() for key, score in zip(passages, pair, strict=True)
     ]
     (tmp_path / "run.trec").write_text("".join(lines))
     return str(tmp_path / "run.trec")
@@ -76,6 +76,20 @@ def test_missing_and_unknown_queries_are_said_in_one_line(tmp_path, task, capsys
         "'9-og'): ignored",
     ):
         assert part in printed.err
+
+
+def test_passages_that_the_task_does_not_know_are_counted(tmp_path, task, capsys):
+    evaluate(task, write_run(tmp_path, QUERIES, passages=["a", "0b"]), json=True)
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/run.trec: ranks 1 passages that tiny does not know (first '0b'): they take ranks, and none is "
+        "relevant\n"
+    )
+
+
+def test_a_run_with_other_passage_ids_is_refused(tmp_path, task):
+    says = r"run\.trec: tiny knows none of its 2 passages \(first '0a'\); allowed are ids like 'a': check"
+    with pytest.raises(InputError, match=says):
+        evaluate(task, write_run(tmp_path, QUERIES, passages=["0a", "0b"]))
 
 
 def test_run_of_another_task_is_refused(tmp_path, task):

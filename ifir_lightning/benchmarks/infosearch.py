@@ -124,6 +124,7 @@ def load(path_or_id: str) -> InfoSearch:
     for end in RUNS:
         asked = source.texts("queries", "_id", f"instruction_{end[1:]}")
         judged = source.qrels(f"qrels_{end[1:]}")
+        source.check_judged(judged, texts, task.passages)
         for base, text in texts.items():
             task.queries[base + end], task.instructions[base + end] = text, asked[base]
             task.qrels[base + end] = judged.get(base, {})

@@ -83,11 +83,13 @@ def _parts(path_or_id: str) -> dict[str, Any]:
     qrels = source.qrels(source.qrels_config())
     queries = source.judged_texts("queries", "_id", "text", qrels)
     instructions = source.judged_texts("instruction", "query-id", "instruction", qrels)
+    corpus = source.corpus()
+    source.check_judged(qrels, queries, corpus)
     return {
         "name": name,
         "queries": queries,
         "instructions": {query_id: instructions[query_id] for query_id in queries},
-        "passages": source.corpus(),
+        "passages": corpus,
         "candidates": None,
         "qrels": qrels,
     }

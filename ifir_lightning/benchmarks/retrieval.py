@@ -40,11 +40,12 @@ def load(path_or_id: str) -> Retrieval:
     source = Source(name, read_tables(path_or_id, {*CONFIGS, "qrels", "top_ranked"}), CONFIGS)
     qrels = source.qrels(source.qrels_config(), default_grade=1)
     queries = source.judged_texts("queries", "_id", "text", qrels)
-    no_instructions = dict.fromkeys(queries, "")
+    no_instructions, corpus = dict.fromkeys(queries, ""), source.corpus()
+    source.check_judged(qrels, queries, corpus)
     if "top_ranked" not in source.tables:
-        return Retrieval(name, queries, no_instructions, source.corpus(), None, qrels)
+        return Retrieval(name, queries, no_instructions, corpus, None, qrels)
     listed = source.lists("top_ranked")
     if lacking := [query_id for query_id in queries if not listed.get(query_id)]:
         raise source.error("top_ranked", f"query {lacking[0]!r} has no candidates; allowed are 1 or more: add them")
     candidates = {query_id: tuple(dict.fromkeys(listed[query_id])) for query_id in queries}
-    return Retrieval(name, queries, no_instructions, source.listed_passages(candidates), candidates, qrels)
+    return Retrieval(name, queries, no_instructions, source.listed_passages(candidates, corpus), candidates, qrels)

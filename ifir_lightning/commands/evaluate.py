@@ -9,6 +9,7 @@ from rich.table import Table
 from ifir_lightning.benchmarks.names import named_task
 from ifir_lightning.benchmarks.task import RankingTask
 from ifir_lightning.data.evalset import Task
+from ifir_lightning.errors import InputError
 from ifir_lightning.metrics import Metrics, Run
 from ifir_lightning.trec import read_run
 
@@ -25,8 +26,14 @@ def evaluate(task: str, run: str, json: bool = False) -> None:
         json: print one JSON object instead of the table.
     """
     scores, loaded = read_run(run), named_task(task)
+    ranked = _ranked(scores, loaded)
+    if ranked and loaded.passages.keys().isdisjoint(ranked):
+        raise InputError(
+            f"{run}: {loaded.name} knows none of its {len(ranked)} passages (first {ranked[0]!r}); allowed are ids "
+            f"like {next(iter(loaded.passages))!r}: check that the run is of this task"
+        )
     metrics = loaded.evaluate(scores)
-    if mismatch := _mismatch(scores, loaded, metrics):
+    if mismatch := _mismatch(scores, ranked, loaded, metrics):
         sys.stderr.write(f"{run}: {mismatch}\n")
     if json:
         sys.stdout.write(dumps(metrics, indent=2) + "\n")
@@ -34,7 +41,12 @@ def evaluate(task: str, run: str, json: bool = False) -> None:
         Console().print(_followir_table(metrics, loaded) if isinstance(loaded, Task) else _table(metrics, loaded))
 
 
-def _mismatch(run: Run, task: RankingTask, metrics: Metrics) -> str:
+def _ranked(run: Run, task: RankingTask) -> list[str]:
+    """The distinct passages that the run has for queries of the task."""
+    return list(dict.fromkeys(id_ for query_id in task.queries for id_ in run.get(query_id, ())))
+
+
+def _mismatch(run: Run, ranked: list[str], task: RankingTask, metrics: Metrics) -> str:
     """What the run lacks and what the task does not know, in one line; "" where they fit."""
     faults = []
     if lacking := [query_id for query_id in task.queries if query_id not in run]:
@@ -44,6 +56,11 @@ def _mismatch(run: Run, task: RankingTask, metrics: Metrics) -> str:
         )
     if unknown := [query_id for query_id in run if query_id not in task.queries]:
         faults.append(f"has {len(unknown)} query ids that {task.name} does not know (first {unknown[0]!r}): ignored")
+    if strange := [id_ for id_ in ranked if id_ not in task.passages]:
+        faults.append(
+            f"ranks {len(strange)} passages that {task.name} does not know (first {strange[0]!r}): they take ranks, "
+            "and none is relevant"
+        )
     return "; ".join(faults)
 
 

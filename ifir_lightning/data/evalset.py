@@ -98,11 +98,15 @@ def task_from_tables(name: str, tables: Tables) -> Task:
     parts = _from_v1(source) if is_v1 else _from_v2(source)
     _check_queries(name, parts)
     candidates = {query_id: tuple(dict.fromkeys(parts.candidates[query_id])) for query_id in parts.queries}
+    corpus = source.corpus()
+    passages = source.listed_passages(candidates, corpus)
+    source.check_judged(parts.qrels, parts.queries, corpus)
+    _check_changed(source, parts)
     return Task(
         name=name,
         queries=parts.queries,
         instructions={query_id: parts.instructions[query_id] for query_id in parts.queries},
-        passages=source.listed_passages(candidates),
+        passages=passages,
         candidates=candidates,
         qrels={query_id: parts.qrels.get(query_id, {}) for query_id in parts.queries},
         changed={base: parts.changed.get(base, ()) for base in base_ids(parts.queries)},
@@ -130,15 +134,24 @@ def _from_v1(source: Source) -> _Parts:
     for config, end in V1_QRELS.items():
         instructions = source.texts("queries", "_id", config.replace("qrels", "instruction"))
         qrels = source.qrels(config)
+        parts.qrels.update({base + end: grades for base, grades in qrels.items()})
         for base, text in texts.items():
             parts.queries[base + end] = text
             parts.instructions[base + end] = instructions[base]
             parts.candidates[base + end] = tuple(listed[base])
-            parts.qrels[base + end] = qrels.get(base, {})
     for base in texts:
-        before, after = parts.qrels[base + ORIGINAL], parts.qrels[base + CHANGED]
+        before, after = (parts.qrels.get(base + end, {}) for end in (ORIGINAL, CHANGED))
         parts.changed[base] = tuple(doc_id for doc_id in before if before[doc_id] != after.get(doc_id, 0))
     return parts
+
+
+def _check_changed(source: Source, parts: _Parts) -> None:
+    """A changed passage that is not ranked has the same rank in both runs."""
+    changed = [(base, doc_id) for base, doc_ids in parts.changed.items() for doc_id in doc_ids]
+    ranked = {base: {*parts.candidates[base + ORIGINAL], *parts.candidates[base + CHANGED]} for base in parts.changed}
+    lost = [doc_id for base, doc_id in changed if doc_id not in ranked[base]]
+    fault = "changed passages are not among the candidates of their query"
+    source.refuse_or_count(lost, len(changed), fault, "they count 0 in p-MRR")
 
 
 def _check_queries(name: str, parts: _Parts) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,9 +131,10 @@ class Source:
                 raise self.error("corpus", fault)
         return {id_: Passage(id_, title or "", text) for (id_, text), title in zip(texts.items(), titles, strict=True)}
 
-    def listed_passages(self, candidates: Mapping[str, Iterable[str]]) -> dict[str, Passage]:
+    def listed_passages(
+        self, candidates: Mapping[str, Iterable[str]], corpus: Mapping[str, Passage]
+    ) -> dict[str, Passage]:
         """The passages that some candidate list of ``top_ranked`` names."""
-        corpus = self.corpus()
         listed = {doc_id: query_id for query_id, doc_ids in candidates.items() for doc_id in doc_ids}
         for doc_id, query_id in listed.items():
             if doc_id not in corpus:
@@ -144,3 +145,25 @@ class Source:
     def qrels_config(self) -> str:
         """Where the one set of qrels lies: in ``default`` or, as mteb's re-uploads have it, in ``qrels``."""
         return "qrels" if "qrels" in self.tables and "default" not in self.tables else "default"
+
+    def check_judged(self, qrels: Qrels, queries: Container[str], corpus: Container[str]) -> None:
+        """Refuse qrels that can judge nothing: no query of theirs is known, or of none a relevant passage.
+
+        Where it is some, they are counted. That other relevant passages are not in the corpus is usual: it was
+        reduced to the candidates.
+        """
+        unknown = [query_id for query_id in qrels if query_id not in queries]
+        self.refuse_or_count(unknown, len(qrels), "judged queries are not among the queries", "they are ignored")
+        relevant = {id_: [doc_id for doc_id, grade in own.items() if grade > 0] for id_, own in qrels.items()}
+        asked = {id_: own for id_, own in relevant.items() if own and id_ in queries}
+        lost = [id_ for id_, own in asked.items() if not any(doc_id in corpus for doc_id in own)]
+        self.refuse_or_count(lost, len(asked), "judged queries have no relevant passage in the corpus", "they count 0")
+
+    def refuse_or_count(self, wrong: Sequence[str], total: int, fault: str, effect: str) -> None:
+        """Where all are ``wrong`` the task is refused; where some are, a warning counts them and tells the effect."""
+        if not wrong:
+            return
+        said = f"task {self.task!r}: {len(wrong)} of {total} {fault} (first {wrong[0]!r})"
+        if len(wrong) == total:
+            raise InputError(f"{said}; needed are the ids that queries and corpus have: correct them")
+        _log.warning("%s: %s", said, effect)

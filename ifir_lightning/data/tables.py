@@ -43,17 +43,24 @@ def read_tables(path_or_id: str, configs: Collection[str]) -> Tables:
 
 
 def _read_folder(folder: Path, configs: Collection[str]) -> Tables:
-    tables = {}
+    parts: dict[str, Path] = {}
     for part in sorted(folder.iterdir()):
         name = part.name if part.is_dir() else part.stem
         config = re.sub(r"^data(?=$|-)", "default", name)  # push_to_hub puts the config "default" there
-        if config not in configs:
+        if config not in configs or not (_files_by_split(part) if part.is_dir() else part.suffix in READERS):
             continue
-        if part.is_dir() and (splits := _files_by_split(part)):
-            tables[config] = [record for file in _one_split(part, splits) for record in read_records(file)]
-        elif part.suffix in READERS:
-            tables[config] = read_records(part)
-    return tables
+        if config in parts:
+            raise InputError(
+                f"{folder} has config {config!r} in {parts[config].name} and in {part.name}; allowed is one: remove "
+                "the other"
+            )
+        parts[config] = part
+    return {config: _read_config(part) for config, part in parts.items()}
+
+
+def _read_config(part: Path) -> Records:
+    files = _one_split(part, _files_by_split(part)) if part.is_dir() else [part]
+    return [record for file in files for record in read_records(file)]
 
 
 def _files_by_split(folder: Path) -> dict[str, list[Path]]:
