@@ -203,9 +203,8 @@ def write_corpus(file: Path, passages: list[Passage]) -> str:
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_a_pool_of_its_own(suffix: str, tmp_path: Path) -> None:
-    """A text again under another id, and an id again with another text, are left out."""
-    again = [Passage("f", "", A.text), Passage("b", "", "other")]
-    path = write_corpus(tmp_path / f"corpus{suffix}", [A, B, *again, C])
+    """A text again under another id is left out."""
+    path = write_corpus(tmp_path / f"corpus{suffix}", [A, B, Passage("f", "", A.text), C])
     assert read_pool(path) == [A, B, C] == read_pool(str(tmp_path))
 
 
@@ -280,8 +279,8 @@ def test_input_that_is_refused(heads: dict[str, str], table: str, tmp_path: Path
     broken.write_bytes(b"PAR1")
     for pool, message in (
         (empty, "has no passage; allowed is one or more"),
-        (other, "has the columns name, text; needed are text and one of docid, _id, id"),
-        (broken, "cannot be read"),
+        (other, "has the columns name, text; needed are text, a string, and one of docid, _id, id"),
+        (broken, "allowed are intact .parquet files"),
         (tmp_path / "nothing", "is no .jsonl or .parquet file and holds none"),
     ):
         with pytest.raises(InputError, match=message):
