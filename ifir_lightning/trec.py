@@ -97,7 +97,7 @@ def _fields(line: str, layout: Layout[Number]) -> tuple[str, str, Number]:
 def _numbered_lines(path: Path) -> list[tuple[int, str]]:
     """The lines that are not blank, counted from 1."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; allowed is a TREC text file: check the path") from error
     except UnicodeDecodeError as error:

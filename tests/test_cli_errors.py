@@ -68,25 +68,11 @@ def test_predict_needs_a_task_or_queries_and_passages(arguments: list[str], term
     assert "--queries" in line
 
 
-PASSAGE = '{"_id": "p", "text": "x"}'
-BAD_FILES = {
-    "no such file": (None, "no such file"),
-    "empty": ("", "empty"),
-    "no JSON": ("not json", "queries.jsonl:1"),
-    "no text": ('{"_id": "q1"}', "lacks _id or text"),
-    "twice": ('{"_id": "q1", "text": "a"}\n{"_id": "q1", "text": "b"}', "queries.jsonl:2"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_predict_checks_its_files(case: str, terminal: Terminal, tmp_path: Path) -> None:
-    content, expected = BAD_FILES[case]
-    queries, passages = tmp_path / "queries.jsonl", tmp_path / "passages.jsonl"
-    passages.write_text(PASSAGE)
-    if content is not None:
-        queries.write_text(content)
-    line = terminal.refuses("predict", *QUICK, f"--queries={queries}", f"--passages={passages}")
-    assert expected in line
+def test_predict_checks_its_files(terminal: Terminal, tmp_path: Path) -> None:
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text('{"_id": "q1"}')
+    line = terminal.refuses("predict", *QUICK, f"--queries={queries}", f"--passages={queries}")
+    assert "queries.jsonl: object 1 lacks _id or text" in line
 
 
 def test_a_bad_run_file(terminal: Terminal, tmp_path: Path) -> None:

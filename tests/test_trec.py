@@ -72,6 +72,11 @@ def test_wrong_line_is_named(tmp_path, line, says):
     assert "\n" not in str(caught.value)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_id(tmp_path):
+    (tmp_path / "run.trec").write_text("\ufeffq Q0 a 1 0.5 tag\n", encoding="utf-8")
+    assert read_run(tmp_path / "run.trec") == {"q": {"a": 0.5}}
+
+
 def test_wrong_grade_is_named(tmp_path):
     (tmp_path / "qrels").write_text("q 0 a 1.5\n")
     with pytest.raises(InputError, match=r"qrels:1: grade '1.5'; allowed is a whole number: correct"):

@@ -1,12 +1,14 @@
 """TrecPrediction: what ``predict`` writes."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from ifir_lightning.benchmarks.names import named_task
+from ifir_lightning.commands.places import output_file
+from ifir_lightning.data.record_files import read_records
 from ifir_lightning.errors import InputError
 from ifir_lightning.metrics import ranks
 from ifir_lightning.module import RetrieverModule
@@ -24,7 +26,7 @@ class TrecPrediction(Callback):
             (the instruction may be missing).
         passages: With ``queries``: a ``.jsonl`` file, one ``{"_id": ..., "title": ..., "text": ...}`` a line (the
             title may be missing).
-        output: The run file to write.
+        output: The run file to write; one that is there is replaced.
         top_k: Passages kept for each query.
     """
 
@@ -43,11 +45,13 @@ class TrecPrediction(Callback):
             )
         if top_k < 1:
             raise InputError(f"predict got top_k {top_k}; allowed is 1 or more: raise --top_k")
-        self.output, self.top_k = Path(output), top_k
+        self.output, self.top_k = output_file(output), top_k
         self.task = None if task is None else named_task(task)
         if queries is not None and passages is not None:
-            self.queries = {r["_id"]: (r["text"], r.get("instruction") or "") for r in _records(queries)}
-            self.passages = {r["_id"]: Passage(r["_id"], r.get("title") or "", r["text"]) for r in _records(passages)}
+            self.queries = {id_: (r["text"], r.get("instruction") or "") for id_, r in _records(queries).items()}
+            self.passages = {
+                id_: Passage(id_, r.get("title") or "", r["text"]) for id_, r in _records(passages).items()
+            }
 
     def on_predict_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Rank and write."""
@@ -63,44 +67,39 @@ class TrecPrediction(Callback):
         }
         if trainer.is_global_zero:
             self.output.parent.mkdir(parents=True, exist_ok=True)
+            done = "replaced" if self.output.exists() else "wrote"
             write_run(self.output, kept, tag="ifir_lightning")
             Console().print(
-                f"wrote {self.output}: {len(kept)} queries, {sum(map(len, kept.values()))} lines; "
+                f"{done} {self.output}: {len(kept)} queries, {sum(map(len, kept.values()))} lines; "
                 f"{100 * cut:.1f}% of the passage tokens lay beyond the limit"
             )
 
 
-def _records(path: str) -> list[dict[str, str]]:
-    """The objects of a .jsonl file, each with the keys _id and text."""
-    file = Path(path)
-    if not file.is_file():
+def _records(path: str) -> dict[str, dict[str, Any]]:
+    """The objects of a .jsonl file by ``_id``: each has a text, and title and instruction are texts too, if any."""
+    if not Path(path).is_file():
         raise InputError(f"{path}: no such file; allowed is a .jsonl file with _id and text: check the path")
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 ({error}); allowed is UTF-8 text: convert the file") from error
-    records = []
-    seen: set[str] = set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        record = _record(line, f"{path}:{number}")
-        if record["_id"] in seen:
-            raise InputError(f"{path}:{number}: _id {record['_id']!r} occurs twice; allowed is once: rename one")
-        seen.add(record["_id"])
-        records.append(record)
+    records: dict[str, dict[str, Any]] = {}
+    for number, record in enumerate(read_records(Path(path), ".jsonl"), start=1):
+        if fault := _fault(record):
+            raise InputError(f"{path}: object {number} {fault}")
+        id_ = str(record["_id"])
+        if id_ in records:
+            raise InputError(f"{path}: object {number} has the _id {id_!r} again; allowed is once: rename one")
+        records[id_] = record
     if not records:
         raise InputError(f"{path}: the file is empty; allowed is one JSON object a line: check the path")
     return records
 
 
-def _record(line: str, place: str) -> dict[str, str]:
-    try:
-        record = dict(json.loads(line))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{place}: {line[:60]!r} is no JSON object: write one object a line") from error
-    if not record.get("_id") or not str(record.get("text") or "").strip():
-        raise InputError(f"{place}: {line[:60]!r} lacks _id or text; both are needed: add them")
-    if str(record["_id"]).split() != [str(record["_id"])]:
-        raise InputError(f"{place}: _id {record['_id']!r} holds white space, which a run file cannot: rename it")
-    return {key: str(value) for key, value in record.items() if value is not None}
+def _fault(record: dict[str, Any]) -> str:
+    """What keeps a record from being ranked; "" if nothing does."""
+    for name in ("text", "title", "instruction"):
+        if not isinstance(record.get(name), str | None):
+            return f"has {name} {record[name]!r:.60}; allowed is a string: correct it"
+    id_ = record.get("_id")
+    if id_ is None or not (record.get("text") or "").strip():
+        return "lacks _id or text; both are needed: add them"
+    if not isinstance(id_, str | int) or str(id_).split() != [str(id_)]:
+        return f"has the _id {id_!r:.60}; allowed are whole numbers and names without white space: rename it"
+    return ""

@@ -11,12 +11,15 @@ from ifir_lightning.errors import InputError
 def output_file(output: str, *suffixes: str) -> Path:
     """``--output`` as a path that can be written; folders that are missing can be made.
 
+    Without ``suffixes`` the name may end in anything.
+
     Raises:
         InputError: Another ending, a folder, or a place where nothing can be written.
     """
     path = Path(output)
-    if path.suffix not in suffixes or path.is_dir():
-        raise InputError(f"--output {output}: allowed is a file that ends in {' or '.join(suffixes)}: rename it")
+    if path.is_dir() or (suffixes and path.suffix not in suffixes):
+        ending = f" that ends in {' or '.join(suffixes)}" if suffixes else ""
+        raise InputError(f"--output {output}: allowed is a file{ending}: rename it")
     _check_writable(output, next(parent for parent in path.absolute().parents if parent.exists()))
     return path
 
