@@ -69,7 +69,7 @@ class TrecPrediction(Callback):
             self.output.parent.mkdir(parents=True, exist_ok=True)
             done = "replaced" if self.output.exists() else "wrote"
             write_run(self.output, kept, tag="ifir_lightning")
-            Console().print(
+            Console(soft_wrap=True, markup=False).print(
                 f"{done} {self.output}: {len(kept)} queries, {sum(map(len, kept.values()))} lines; "
                 f"{100 * cut:.1f}% of the passage tokens lay beyond the limit"
             )

@@ -4,6 +4,7 @@ import sys
 from json import dumps
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ifir_lightning.benchmarks.names import named_task
@@ -74,7 +75,7 @@ def _table(metrics: Metrics, task: RankingTask) -> Table:
     """Every metric, those first that the benchmark is known for."""
     counts = {key: value for key, value in metrics.items() if isinstance(value, int)}
     table = Table(
-        title=f"{task.name} ({task.benchmark}), x100", caption=", ".join(f"{k} {v}" for k, v in counts.items())
+        title=escape(f"{task.name} ({task.benchmark}), x100"), caption=", ".join(f"{k} {v}" for k, v in counts.items())
     )
     table.add_column("")
     table.add_column("", justify="right")
@@ -89,7 +90,7 @@ def _followir_table(metrics: Metrics, task: Task) -> Table:
         f"all x100; Score = {MEASURE_NAMES[task.metric]}\n{metrics['num_queries']} queries"
         f" ({metrics['skipped_queries']} skipped), {metrics['num_changed_passages']} changed passages"
     )
-    table = Table(title=title, caption=counts)
+    table = Table(title=escape(title), caption=counts)
     for column in ("", "A", "B", "C"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row("instruction of the run", "original", "original", "changed")
