@@ -17,7 +17,8 @@ from ifir_lightning.models.pooling import CLSPooling, TokenProjection
 from ifir_lightning.models.scoring import Cosine, MaxSim
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.retriever import load_retriever
-from ifir_lightning.studies.plan import read_study, trials
+from ifir_lightning.studies.files import read_study
+from ifir_lightning.studies.plan import trials
 from ifir_lightning.studies.recipes import recipe_of
 from ifir_lightning.text_format import TextSettings
 

@@ -13,8 +13,10 @@ from studies import RECIPE, write_study
 from ifir_lightning import manifests
 from ifir_lightning.errors import InputError
 from ifir_lightning.models.files import read_weights
-from ifir_lightning.studies.plan import Study, read_study
-from ifir_lightning.studies.runner import paths, prepare, results, run
+from ifir_lightning.studies.files import read_study
+from ifir_lightning.studies.outcomes import paths, results
+from ifir_lightning.studies.plan import Study
+from ifir_lightning.studies.runner import prepare, run
 
 LENGTHS = {"queries": {"key": "budget", "choices": [160, 320, 640]}}  # 10, 20 and 40 steps of 16
 STAND_IN = """

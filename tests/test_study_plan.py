@@ -7,7 +7,8 @@ import pytest
 from studies import write_study
 
 from ifir_lightning.errors import InputError
-from ifir_lightning.studies.plan import Axis, read_study, trials
+from ifir_lightning.studies.files import read_study
+from ifir_lightning.studies.plan import Axis, trials
 from ifir_lightning.studies.recipes import recipe_of
 
 

@@ -15,9 +15,11 @@ from studies import stand_in, write_study
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies import runner
 from ifir_lightning.studies.answers import answer, as_csv
+from ifir_lightning.studies.files import read_study
+from ifir_lightning.studies.outcomes import has_diverged, paths, results
 from ifir_lightning.studies.page import study_page
-from ifir_lightning.studies.plan import Axis, Study, read_study, trials
-from ifir_lightning.studies.runner import has_diverged, paths, prepare, results, run
+from ifir_lightning.studies.plan import Axis, Study, trials
+from ifir_lightning.studies.runner import prepare, run
 
 
 @pytest.fixture

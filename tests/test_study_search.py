@@ -14,9 +14,11 @@ from studies import stand_in, write_study
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies import search
 from ifir_lightning.studies.answers import answer
+from ifir_lightning.studies.files import read_study
+from ifir_lightning.studies.outcomes import paths, results
 from ifir_lightning.studies.page import study_page
-from ifir_lightning.studies.plan import Study, random_point, read_study
-from ifir_lightning.studies.runner import paths, prepare, results, run
+from ifir_lightning.studies.plan import Study, random_point
+from ifir_lightning.studies.runner import prepare, run
 
 pytest.importorskip("optuna", reason="optuna is not installed (extra: search)")
 

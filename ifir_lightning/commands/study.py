@@ -10,9 +10,11 @@ from pathlib import Path
 from ifir_lightning import durable
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies.answers import answer, as_csv
+from ifir_lightning.studies.files import read_study
+from ifir_lightning.studies.outcomes import results
 from ifir_lightning.studies.page import study_page
-from ifir_lightning.studies.plan import Study, read_study
-from ifir_lightning.studies.runner import prepare, results, run
+from ifir_lightning.studies.plan import Study
+from ifir_lightning.studies.runner import prepare, run
 from ifir_lightning.studies.search import known_trials
 
 _log = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ifir_lightning.errors import InputError
-from ifir_lightning.studies.plan import Study, Trial, Value, read_yaml
+from ifir_lightning.studies.files import read_yaml
+from ifir_lightning.studies.plan import Study, Trial, Value
 
 
 def recipe_of(study: Study, trial: Trial, folder: Path) -> dict[str, Any]:

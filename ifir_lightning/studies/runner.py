@@ -8,11 +8,9 @@ killed loses nothing: its trial is continued by ``fit`` from the last checkpoint
 too, so that a training whose worker died is not started a second time beside it.
 """
 
-import csv
 import fcntl
 import json
 import logging
-import math
 import multiprocessing
 import os
 import runpy
@@ -21,7 +19,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import ForkProcess
@@ -34,6 +31,7 @@ import yaml
 from ifir_lightning import durable
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies.branches import branch_off, take_trunk
+from ifir_lightning.studies.outcomes import Paths, has_diverged, last_line, last_validation, paths, result_of
 from ifir_lightning.studies.plan import Study, Trial
 from ifir_lightning.studies.recipes import recipe_of
 from ifir_lightning.studies.search import add_points, known_trials, num_trials
@@ -47,26 +45,6 @@ USER_ERROR = 2
 POLL_SECONDS = 0.2
 SEARCH_SECONDS = 1.0
 """While points are still to be suggested, perhaps from results of another machine."""
-
-_ENDS = (".trunk.yaml", ".yaml", ".log", ".lock", ".json")
-
-
-@dataclass(frozen=True)
-class Paths:
-    """The files of one trial; of a study with ``decay_share``, the recipe of the trunk, too."""
-
-    run: Path
-    trunk: Path
-    recipe: Path
-    log: Path
-    lock: Path
-    result: Path
-
-
-def paths(folder: Path, trial: Trial) -> Paths:
-    """``folder`` is the study's."""
-    stem = folder / "trials" / trial.name
-    return Paths(stem, *(stem.with_name(f"{trial.name}{end}") for end in _ENDS))
 
 
 @dataclass
@@ -87,7 +65,7 @@ def prepare(study: Study, folder: Path) -> list[Trial]:
     """
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     if study.search == "tpe":
-        add_points(study, folder, partial(_result, folder))
+        add_points(study, folder, partial(result_of, folder))
     listed = known_trials(study, folder)
     if not listed:
         raise InputError(
@@ -210,7 +188,7 @@ def _fit(command: Sequence[str], recipe: Path) -> None:
 def _finish(folder: Path, ended: Running, planned: int) -> str:
     """Record how a trial ended; a line that says so."""
     files, status = paths(folder, ended.trial), ended.process.exitcode or 0
-    last, diverged = _last_line(files.log), has_diverged(files.run, status)
+    last, diverged = last_line(files.log), has_diverged(files.run, status)
     if status == USER_ERROR and not diverged:  # a diverged run may end so too: its scores are refused
         ended.lock.close()
         raise InputError(f"trial {ended.trial.name} does not start ({last.removeprefix('error: ')}): see {files.log}")
@@ -232,46 +210,3 @@ def _finish(folder: Path, ended: Running, planned: int) -> str:
     done = len(list((folder / "trials").glob("*.json")))
     score = f"p-MRR {found['p_mrr']:+.2f}, Score B {found['score_b']:.2f}" if found else last
     return f"{done}/{planned} {ended.trial.name}: {result['status']}, {score} ({result['seconds']:.0f} s)"
-
-
-def has_diverged(run: Path, status: int) -> bool:
-    """Whether a step that was not finite ended it (``callbacks.non_finite``), or ``metrics.csv`` holds such a loss."""
-    if status and any(run.glob("non_finite/*.json")):
-        return True
-    with suppress(OSError), open(run / "metrics.csv", encoding="utf-8", newline="") as file:
-        losses = [row.get("train/loss") for row in csv.DictReader(file)]
-        return not all(math.isfinite(float(loss)) for loss in losses if loss)
-    return False
-
-
-def last_validation(run: Path) -> dict[str, Any] | None:
-    """Step, benchmark means and per-task figures of a run's newest validation; None where there is none."""
-    files = sorted(run.glob("followir/step-*/metrics.json"))
-    if not files:
-        return None
-    record = json.loads(files[-1].read_text(encoding="utf-8"))
-    return {
-        "step": record["step"],
-        **record["benchmark"],
-        "tasks": {task["task"]: task["p_mrr"] for task in record["tasks"]},
-    }
-
-
-def results(folder: Path, listed: Sequence[Trial]) -> list[Mapping[str, Any]]:
-    """The results that are there, in the order of the trials."""
-    return [result for trial in listed if (result := _result(folder, trial)) is not None]
-
-
-def _result(folder: Path, trial: Trial) -> Mapping[str, Any] | None:
-    """With the trial's place as the study names it now: an axis may have come after the trial had ended."""
-    file = paths(folder, trial).result
-    return json.loads(file.read_text(encoding="utf-8")) | {"values": dict(trial.values)} if file.exists() else None
-
-
-def _last_line(log: Path) -> str:
-    with suppress(OSError):
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return next(
-            (line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "no output"
-        )
-    return "no output"
