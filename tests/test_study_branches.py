@@ -101,6 +101,32 @@ def test_a_trunk_that_fails_fails_its_trials(study: Study, tmp_path: Path) -> No
     assert [(found["status"], found["message"]) for found in results(folder, listed)] == [("failed", "boom")] * 6
 
 
+def test_a_trunk_that_diverged_is_its_trials_end_and_the_study_goes_on(tmp_path: Path, study: Study) -> None:
+    """As ``fit`` ends then: status 2, a record in the trunk's folder. The shortest trial had branched off before."""
+    fault = """
+if run.name == "late-000-seed0-trunk" and step > 8:
+    (run / "non_finite").mkdir(exist_ok=True)
+    (run / "non_finite/step-00000009.json").touch()
+    print("error: step 9 is not finite")
+    sys.exit(2)
+"""
+    folder = tmp_path / "out"
+    listed = run(study, folder, command=stand_in(tmp_path, fault))
+    ends = {trial.name: found["status"] for trial, found in zip(listed, results(folder, listed), strict=True)}
+    assert [name for name, status in ends.items() if status == "diverged"] == ["late-001-seed0", "late-002-seed0"]
+    assert list(ends.values()).count("finished") == 4
+    assert results(folder, listed)[3]["message"] == "error: step 9 is not finite"
+
+
+def test_a_trunk_that_was_killed_goes_on_at_the_next_start(study: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    killed = 'import os; run.name.endswith("-trunk") and os.kill(os.getpid(), 9)'
+    with pytest.raises(InputError, match=r"plain-000-seed0 was killed \(status 137\); start the study again"):
+        run(study, folder, command=stand_in(tmp_path, killed))
+    listed = run(study, folder, command=stand_in(tmp_path))
+    assert [found["status"] for found in results(folder, listed)] == ["finished"] * 6
+
+
 def test_a_decay_within_the_warm_up_and_shares_that_are_none_are_refused(tmp_path: Path) -> None:
     axes = LENGTHS | {"warm-up": {"key": "model.schedule.warmup_steps", "choices": [9]}}
     with pytest.raises(InputError, match=r"10 steps with decay_share 0.2 would decay from step 8 on, .* warm-up of 9"):

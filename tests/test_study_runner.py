@@ -16,7 +16,7 @@ from ifir_lightning.errors import InputError
 from ifir_lightning.studies import runner
 from ifir_lightning.studies.answers import answer, as_csv
 from ifir_lightning.studies.files import read_study
-from ifir_lightning.studies.outcomes import has_diverged, paths, results
+from ifir_lightning.studies.outcomes import paths, results
 from ifir_lightning.studies.page import study_page
 from ifir_lightning.studies.plan import Axis, Study, trials
 from ifir_lightning.studies.runner import prepare, run
@@ -253,10 +253,3 @@ def test_changes_are_paired_with_point_0_by_seed(study: Study) -> None:
     page = study_page(content, list(star.heads), list(star.axes))
     assert "One thing changed against kind with, top 1" in page
     assert page.count("<svg") == 4
-
-
-def test_a_run_that_left_a_step_out_and_finished_has_not_diverged(tmp_path: Path) -> None:
-    (tmp_path / "non_finite").mkdir()
-    (tmp_path / "non_finite" / "step-00000003.json").touch()
-    assert has_diverged(tmp_path, status=2)
-    assert not has_diverged(tmp_path, status=0)

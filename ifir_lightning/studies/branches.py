@@ -53,10 +53,9 @@ def take_trunk(file: Path, fit: Callable[[], None]) -> None:
     Of several trials that need one trunk at a time, one trains and the others wait. Ends this process as ``fit`` ended
     if that failed.
     """
-    trainer = yaml.safe_load(file.read_text(encoding="utf-8"))["trainer"]
-    with open(f"{trainer['default_root_dir']}.lock", "w", encoding="utf-8") as lock:
+    with open(f"{_trainer(file)['default_root_dir']}.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if _checkpoint(trainer["default_root_dir"], trainer["max_steps"]).exists():
+        if unfinished_trunk(file) is None:
             return
         process = multiprocessing.get_context("fork").Process(target=fit)
         process.start()
@@ -65,6 +64,17 @@ def take_trunk(file: Path, fit: Callable[[], None]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if process.exitcode:
         sys.exit(process.exitcode if process.exitcode > 0 else 128 - process.exitcode)
+
+
+def unfinished_trunk(file: Path) -> Path | None:
+    """The run folder of a trunk that has not come as far as its recipe's file says; None where it has."""
+    folder, end = _trainer(file)["default_root_dir"], _trainer(file)["max_steps"]
+    return None if _checkpoint(folder, end).exists() else Path(folder)
+
+
+def _trainer(file: Path) -> Recipe:
+    recipe: Recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return recipe["trainer"]
 
 
 def _key(trial: Trial) -> str:

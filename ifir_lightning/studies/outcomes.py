@@ -2,14 +2,21 @@
 
 import csv
 import json
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ifir_lightning.errors import InputError
+from ifir_lightning.studies.branches import unfinished_trunk
+from ifir_lightning.studies.files import read_yaml
 from ifir_lightning.studies.plan import Trial
+
+USER_ERROR = 2
+"""Exit status of a mistake in the recipe, of which no other trial would fare better, or of a run that diverged."""
+KILLED = 128
+"""Exit statuses above it are signals': of the trial's process (then negative, too), or of its trunk's."""
 
 _ENDS = (".trunk.yaml", ".yaml", ".log", ".lock", ".json")
 
@@ -32,13 +39,50 @@ def paths(folder: Path, trial: Trial) -> Paths:
     return Paths(stem, *(stem.with_name(f"{trial.name}{end}") for end in _ENDS))
 
 
+def outcome(files: Paths, status: int, log_size: int) -> dict[str, Any]:
+    """How a trial ended: ``finished`` with the validation of its last step, ``failed`` or ``diverged`` with a message.
+
+    Args:
+        files: Of the trial.
+        status: Of its process.
+        log_size: Bytes of its log before the process began.
+
+    Raises:
+        InputError: It was killed, which leaves it to the next start, or ended with a mistake of the recipe.
+    """
+    last = _last_line(files.log, log_size)
+    if status < 0 or status > KILLED:
+        raise InputError(f"trial {files.run.name} was killed (status {status}); start the study again to continue it")
+    if has_diverged(_at_work(files), status):
+        return {"status": "diverged", "message": last}
+    if status == USER_ERROR:
+        raise InputError(f"trial {files.run.name} does not start ({last.removeprefix('error: ')}): see {files.log}")
+    if status:
+        return {"status": "failed", "message": last}
+    steps, found = read_yaml(files.recipe, "a trial's recipe")["trainer"]["max_steps"], last_validation(files.run)
+    if found is None or found["step"] < steps:
+        newest = "there is none" if found is None else f"the newest is of step {found['step']}"
+        return {"status": "failed", "message": f"ended without the validation of step {steps}, its last; {newest}"}
+    return {"status": "finished", **found}
+
+
+def _at_work(files: Paths) -> Path:
+    """The run folder in which a trial trained last: its trunk's until that is as long as the trial needs it."""
+    trunk = unfinished_trunk(files.trunk) if files.trunk.exists() else None
+    return trunk or files.run
+
+
 def has_diverged(run: Path, status: int) -> bool:
-    """Whether a step that was not finite ended it (``callbacks.non_finite``), or ``metrics.csv`` holds such a loss."""
-    if status and any(run.glob("non_finite/*.json")):
+    """Whether numbers that were not finite ended a run: a step's (``callbacks.non_finite``), or those of its scores.
+
+    A run that left such steps out and came to its end has not diverged.
+    """
+    if status != USER_ERROR:
+        return False
+    if any(run.glob("non_finite/*.json")):
         return True
     with suppress(OSError), open(run / "metrics.csv", encoding="utf-8", newline="") as file:
-        losses = [row.get("train/loss") for row in csv.DictReader(file)]
-        return not all(math.isfinite(float(loss)) for loss in losses if loss)
+        return any(row.get("train/loss") in ("nan", "inf", "-inf") for row in csv.DictReader(file))
     return False
 
 
@@ -66,10 +110,10 @@ def result_of(folder: Path, trial: Trial) -> Mapping[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8")) | {"values": dict(trial.values)} if file.exists() else None
 
 
-def last_line(log: Path) -> str:
-    """The last error in a log, or what stands at its end."""
+def _last_line(log: Path, begin: int) -> str:
+    """The last error in a log from a byte on, or what stands at its end."""
     with suppress(OSError):
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        lines = [line for line in log.read_bytes()[begin:].decode(errors="replace").splitlines() if line.strip()]
         return next(
             (line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "no output"
         )

@@ -31,7 +31,7 @@ import yaml
 from ifir_lightning import durable
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies.branches import branch_off, take_trunk
-from ifir_lightning.studies.outcomes import Paths, has_diverged, last_line, last_validation, paths, result_of
+from ifir_lightning.studies.outcomes import Paths, outcome, paths, result_of
 from ifir_lightning.studies.plan import Study, Trial
 from ifir_lightning.studies.recipes import recipe_of
 from ifir_lightning.studies.search import add_points, known_trials, num_trials
@@ -40,8 +40,6 @@ _log = logging.getLogger(__name__)
 
 FIT = ("ifir_lightning", "fit", "--config")
 """The module that a trial runs and its arguments; its recipe comes after them."""
-USER_ERROR = 2
-"""Exit status of a mistake in the recipe: no other trial would fare better."""
 POLL_SECONDS = 0.2
 SEARCH_SECONDS = 1.0
 """While points are still to be suggested, perhaps from results of another machine."""
@@ -54,6 +52,8 @@ class Running:
     trial: Trial
     process: ForkProcess
     lock: IO[str]
+    log_size: int
+    """Bytes of its log before this start."""
     began: float
 
 
@@ -144,7 +144,8 @@ def _free(
         if files.result.exists():  # it was finished between the look and the lock
             lock.close()
             continue
-        yield Running(trial, start(files, [each.lock for each in running]), lock, time.monotonic())
+        log_size = files.log.stat().st_size if files.log.exists() else 0
+        yield Running(trial, start(files, [each.lock for each in running]), lock, log_size, time.monotonic())
 
 
 def _num_cores() -> int:
@@ -187,26 +188,17 @@ def _fit(command: Sequence[str], recipe: Path) -> None:
 
 def _finish(folder: Path, ended: Running, planned: int) -> str:
     """Record how a trial ended; a line that says so."""
-    files, status = paths(folder, ended.trial), ended.process.exitcode or 0
-    last, diverged = last_line(files.log), has_diverged(files.run, status)
-    if status == USER_ERROR and not diverged:  # a diverged run may end so too: its scores are refused
-        ended.lock.close()
-        raise InputError(f"trial {ended.trial.name} does not start ({last.removeprefix('error: ')}): see {files.log}")
-    if status < 0 or status == 128 + 15:  # killed from outside: left to the next start
-        ended.lock.close()
-        raise InputError(f"trial {ended.trial.name} was killed (status {status}); start the study again to continue it")
-    result: dict[str, Any] = {
-        "head": ended.trial.head,
-        "point": ended.trial.point,
-        "seed": ended.trial.seed,
-        "values": dict(ended.trial.values),
-        "seconds": round(time.monotonic() - ended.began, 1),
-    }
-    found = last_validation(files.run) if status == 0 and not diverged else None
-    ended_badly = {"status": "diverged" if diverged else "failed", "message": last}
-    result |= ended_badly if found is None else {"status": "finished", **found}
-    durable.write_text(files.result, json.dumps(result, indent=1))
-    ended.lock.close()
+    files = paths(folder, ended.trial)
+    with ended.lock:
+        result: dict[str, Any] = {
+            "head": ended.trial.head,
+            "point": ended.trial.point,
+            "seed": ended.trial.seed,
+            "values": dict(ended.trial.values),
+            "seconds": round(time.monotonic() - ended.began, 1),
+        }
+        result |= outcome(files, ended.process.exitcode or 0, ended.log_size)
+        durable.write_text(files.result, json.dumps(result, indent=1))
     done = len(list((folder / "trials").glob("*.json")))
-    score = f"p-MRR {found['p_mrr']:+.2f}, Score B {found['score_b']:.2f}" if found else last
+    score = result.get("message") or f"p-MRR {result['p_mrr']:+.2f}, Score B {result['score_b']:.2f}"
     return f"{done}/{planned} {ended.trial.name}: {result['status']}, {score} ({result['seconds']:.0f} s)"
