@@ -12,12 +12,13 @@ import pytest
 from studies import stand_in, write_study
 
 from ifir_lightning.errors import InputError
-from ifir_lightning.studies import search
+from ifir_lightning.studies import runner, search
 from ifir_lightning.studies.answers import answer
 from ifir_lightning.studies.files import read_study
 from ifir_lightning.studies.outcomes import paths, results
 from ifir_lightning.studies.page import study_page
 from ifir_lightning.studies.plan import Study, random_point
+from ifir_lightning.studies.recipes import recipe_of
 from ifir_lightning.studies.runner import prepare, run
 
 pytest.importorskip("optuna", reason="optuna is not installed (extra: search)")
@@ -90,6 +91,17 @@ def test_every_trial_runs_once_and_the_best_is_reported(study: Study, fit: Fit, 
     run(study, folder, jobs=3, command=fit)
     assert {(paths(folder, trial).run / "starts").read_text() for trial in listed} == {"x"}
     assert places(folder) == found
+
+
+def test_a_recipe_is_written_once_however_often_new_points_are_looked_for(
+    study: Study, fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(
+        runner, "recipe_of", lambda study, trial, run: made.append(run.name) or recipe_of(study, trial, run)
+    )
+    listed = run(replace(study, points=3), tmp_path / "out", jobs=4, command=fit)
+    assert sorted(made) == sorted(trial.name for trial in listed)
 
 
 def test_jobs_and_interruptions_change_no_point(study: Study, fit: Fit, tmp_path: Path) -> None:

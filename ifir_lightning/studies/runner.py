@@ -57,8 +57,16 @@ class Running:
     began: float
 
 
-def prepare(study: Study, folder: Path) -> list[Trial]:
+def prepare(study: Study, folder: Path, prepared: Sequence[Trial] = ()) -> list[Trial]:
     """Write the recipe of every trial that is known; all faults of the study's settings show here.
+
+    Args:
+        study: A whole one.
+        folder: Its folder.
+        prepared: Of a search, trials whose recipes have been written since the program began: they are left alone.
+
+    Returns:
+        All trials that are known.
 
     Raises:
         InputError: The folder holds trials of other settings.
@@ -71,10 +79,12 @@ def prepare(study: Study, folder: Path) -> list[Trial]:
         raise InputError(
             f"{study.recipe}: the study has no trial; allowed is one or more: give it points, heads and seeds"
         )
-    files = [paths(folder, trial) for trial in listed]
-    recipes = [recipe_of(study, trial, own.run) for trial, own in zip(listed, files, strict=True)]
+    written = {trial.name for trial in prepared}
+    new = [trial for trial in listed if trial.name not in written]
+    files = [paths(folder, trial) for trial in new]
+    recipes = [recipe_of(study, trial, own.run) for trial, own in zip(new, files, strict=True)]
     if study.decay_share is not None:
-        trunks, recipes = branch_off(listed, recipes, study.decay_share)
+        trunks, recipes = branch_off(new, recipes, study.decay_share)
         for own, trunk in zip(files, trunks, strict=True):
             _write_recipe(own.trunk, trunk)
     for own, recipe in zip(files, recipes, strict=True):
@@ -109,7 +119,7 @@ def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT)
                 running.remove(each)
                 _log.info(_finish(folder, each, planned))
             if len(listed) < planned:
-                listed = prepare(study, folder)
+                listed = prepare(study, folder, listed)
             waiting = _free(folder, listed, start, running)
             while len(running) < jobs and (started := next(waiting, None)) is not None:
                 running.append(started)
