@@ -12,6 +12,8 @@ from math import comb
 import numpy as np
 from scipy import stats
 
+from ifir_lightning.studies.plan import distinct
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -63,11 +65,11 @@ def importance(places: Sequence[object], outcomes: Sequence[float]) -> float:
     (between-group over total sum of squares). Neither sees what axes do together, and with few points both are noisy.
     """
     sample = np.asarray(outcomes, dtype=float)
-    if len(set(places)) < 2 or np.ptp(sample) == 0:
+    if len(distinct(places)) < 2 or np.ptp(sample) == 0:
         return 0.0
     if all(isinstance(place, int | float) for place in places):
         return float(stats.spearmanr(places, sample).statistic ** 2)
-    groups = [sample[[place == each for place in places]] for each in dict.fromkeys(places)]
+    groups = [sample[[place == each for place in places]] for each in distinct(places)]
     between = sum(len(group) * (group.mean() - sample.mean()) ** 2 for group in groups)
     return float(between / ((sample - sample.mean()) ** 2).sum())
 
@@ -100,7 +102,7 @@ def fit_power_law(
     """Least squares: for each rate on a grid limit and gap are a straight line's, the best rate is taken.
 
     Args:
-        sizes: three different ones or more.
+        sizes: three different ones or more, each above 0.
         within: what the limit may be: a metric's lowest and highest value, for a curve that has not bent yet would
             otherwise be taken to rise beyond them.
 
@@ -113,6 +115,7 @@ def fit_power_law(
 def _fit(sizes: Sequence[float], values_DS: np.ndarray, within: tuple[float, float]) -> list[PowerLaw]:
     """``fit_power_law`` of D rows of values at once."""
     assert len(set(sizes)) >= 3, "three parameters want three sizes"
+    assert min(sizes) > 0, "a power law has no value at 0"
     least_D = np.full(len(values_DS), np.inf)
     found_D3 = np.zeros((len(values_DS), 3))
     for rate in RATES:

@@ -37,7 +37,9 @@ def answer(study: Study, results: Sequence[Result]) -> dict[str, Any]:
     if study.kind == "sensitivity":
         content["sensitivity"] = {head: _sensitivity(study, head, results) for head in study.heads}
     if study.kind == "search":
-        content["best"] = [best for head in study.heads if (best := _best(content["points"], head)) is not None]
+        whole = [point for point in content["points"] if point["p_mrr"]["count"] == len(study.seeds)]
+        content["best"] = [best for head in study.heads if (best := _best(whole, head)) is not None]
+        content["chosen_from"] = {head: sum(point["head"] == head for point in whole) for head in study.heads}
     if study.kind == "data-demand":
         content["data_demand"] = _demand(study, content["points"], finished)
     return content
@@ -125,10 +127,15 @@ def _sensitivity(study: Study, head: str, results: Sequence[Result]) -> dict[str
 
 
 def _demand(study: Study, found: Sequence[Mapping[str, Any]], finished: Sequence[Result]) -> list[dict[str, Any]]:
-    """Along every axis of numbers: a power law of each metric for every head, and where each reaches the goal."""
+    """Along every axis of numbers: a power law of each metric for every head, and where each reaches the goal.
+
+    A power law has no value at 0: such places are left out, and named.
+    """
     content: list[dict[str, Any]] = []
     for axis in study.axes:
-        own = [each for each in found if _is_number(each["values"].get(axis))]
+        places = [each for each in found if _is_number(each["values"].get(axis))]
+        own = [each for each in places if each["values"][axis] > 0]
+        left_out = sorted({each["values"][axis] for each in places} - {each["values"][axis] for each in own})
         by_head = {head: [each for each in own if each["head"] == head] for head in study.heads}
         by_head = {head: each for head, each in by_head.items() if len({p["values"][axis] for p in each}) >= 3}
         if not by_head:
@@ -136,7 +143,7 @@ def _demand(study: Study, found: Sequence[Mapping[str, Any]], finished: Sequence
         for metric in METRICS:
             goal = min(max(point[metric]["mean"] for point in each) for each in by_head.values())
             heads = {head: _law(axis, metric, each, finished, goal) for head, each in by_head.items()}
-            content.append({"axis": axis, "metric": metric, "goal": goal, "heads": heads})
+            content.append({"axis": axis, "metric": metric, "goal": goal, "heads": heads, "left_out": left_out})
     return content
 
 

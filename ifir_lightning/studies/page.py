@@ -9,8 +9,8 @@ from ifir_lightning.studies.answers import METRICS
 from ifir_lightning.studies.pictures import draw_best_of, draw_points
 
 _CHOSEN = (
-    "Highest mean p-MRR over seeds. It was chosen for its height, so a new training there would score less on average; "
-    "every head had as many points to choose from."
+    "Highest mean p-MRR over seeds, of the points of which every seed has finished. It was chosen for its height, so a "
+    "new training there would score less on average. Points to choose from: "
 )
 
 
@@ -25,7 +25,7 @@ def study_page(content: Mapping[str, Any], heads: Sequence[str], axes: Sequence[
     if content.get("best"):
         parts += [
             "<h2>The best point of each head</h2>",
-            note(_CHOSEN),
+            note(_CHOSEN + _counts(content["chosen_from"])),
             _points(content["best"], lambda each: each["head"]),
         ]
     if content.get("data_demand"):
@@ -40,30 +40,44 @@ def study_page(content: Mapping[str, Any], heads: Sequence[str], axes: Sequence[
     return page(content["question"], "\n".join(parts))
 
 
+def _counts(chosen_from: Mapping[str, int]) -> str:
+    if len(set(chosen_from.values())) == 1:
+        return f"{next(iter(chosen_from.values()))} for every head."
+    return ", ".join(f"{count} for {head}" for head, count in chosen_from.items()) + "."
+
+
 def _setting(content: Mapping[str, Any]) -> str:
     counts, seeds = content["trials"], ", ".join(map(str, content["seeds"]))
     return (
         f"{counts['ended']} of {counts['planned']} trials have ended: {counts['finished']} finished, "
         f"{counts['failed']} failed, {counts['diverged']} diverged; {content['seconds'] / 60:.0f} minutes of training "
-        f"altogether. Every trial sees {content['budget_queries']:,} training queries unless an axis says otherwise; "
+        "altogether (of a trial that was interrupted, those since its last start). "
+        f"Every trial sees {content['budget_queries']:,} training queries unless an axis says otherwise; "
         f"seeds {seeds}. All values x100; intervals are 95% over seeds (Student's t): with few seeds they are wide, "
         "and they do not speak of other tasks."
     )
 
 
 def _pictures(content: Mapping[str, Any], heads: Sequence[str], axes: Sequence[str]) -> list[str]:
-    drawn = ['<div class="pictures">']
-    for key, label in METRICS.items():
-        if content["kind"] == "sensitivity":
-            if not any(key in each for each in content["sensitivity"].values()):
-                continue
-            drawn += [figure(draw_best_of(content["sensitivity"], key), f"Expected best {label} of k configurations.")]
-        else:
-            drawn += [
-                figure(draw_points(content, heads, axis, key), f"{label} over {axis}: mean over seeds, 95% interval.")
-                for axis in axes
-            ]
-    return [*drawn, "</div>"]
+    if content["kind"] == "sensitivity":
+        found = content["sensitivity"]
+        shown = [(key, label) for key, label in METRICS.items() if any(key in each for each in found.values())]
+        drawn = [
+            figure(draw_best_of(found, key), f"Expected best {label} of k configurations.") for key, label in shown
+        ]
+        return _beside(drawn)
+    empty = [axis for axis in axes if not any(axis in point["values"] for point in content["points"])]
+    drawn = [
+        figure(draw_points(content, heads, axis, key), f"{label} over {axis}: mean over seeds, 95% interval.")
+        for key, label in METRICS.items()
+        for axis in axes
+        if axis not in empty
+    ]
+    return _beside(drawn) + [note(f"No trial on the axis {axis} has finished.") for axis in empty]
+
+
+def _beside(drawn: Sequence[str]) -> list[str]:
+    return ['<div class="pictures">', *drawn, "</div>"]
 
 
 def _points(points: Sequence[Mapping[str, Any]], name: Any) -> str:
@@ -106,7 +120,7 @@ def _sensitivity(found: Mapping[str, Any]) -> list[str]:
 def _demand(found: Sequence[Mapping[str, Any]]) -> list[str]:
     parts = []
     for axis in found:
-        rows, label = [], METRICS[axis["metric"]]
+        rows, label, places = [], METRICS[axis["metric"]], ", ".join(map(str, axis["left_out"]))
         for head, each in axis["heads"].items():
             within = "" if "size_interval" not in each else " to ".join(map(size_text, each["size_interval"]))
             ends = each.get("intervals", {})
@@ -118,6 +132,7 @@ def _demand(found: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{label} can be. Size: where the curve reaches {axis['goal']:.2f}, the most that every head reached, "
                 "never where it does not rise to that; beyond the sizes that were run it is an extrapolation. "
                 "Intervals: 95% percentile bootstrap over seeds."
+                + (f" Left out, since the curve has no value there: {places}." if places else "")
             ),
             table(["head"], ["limit", "gap", "rate", f"size for the same {label}", "95% over seeds"], rows),
         ]

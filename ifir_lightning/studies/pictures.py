@@ -6,14 +6,22 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ifir_lightning.studies.plan import distinct
 from ifir_lightning.svg import INK, draw_svg, style
 
 LABELS = {"p_mrr": "p-MRR (x100)", "score_b": "Score B (x100)"}
 
 
 def draw_points(content: Mapping[str, Any], heads: Sequence[str], axis: str, key: str) -> str:
-    """Every head over an axis: a line where its places are numbers, marks side by side where they are names."""
-    places = list(dict.fromkeys(point["values"][axis] for point in content["points"] if axis in point["values"]))
+    """Every head over an axis: a line where its places are numbers, marks side by side where they are names.
+
+    Args:
+        content: ``answers.answer``, with at least one point on the axis.
+        heads: In the order of their colours.
+        axis: Its name.
+        key: ``p_mrr`` or ``score_b``.
+    """
+    places = distinct(point["values"][axis] for point in content["points"] if axis in point["values"])
     numeric = all(isinstance(place, int | float) for place in places)
 
     def draw(axes: Axes) -> None:

@@ -7,7 +7,7 @@ hence the same initial backbone, rows, order and negatives: pairs are matched by
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +108,15 @@ class Study:
     cross: bool = True
     settings: Settings = field(default_factory=dict)
     decay_share: float | None = None
+
+
+def distinct(values: Iterable[Value]) -> list[Value]:
+    """Each once, in their order; a choice may be a list or a mapping, which have no hash."""
+    found: list[Value] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
 
 
 def trials(study: Study) -> list[Trial]:

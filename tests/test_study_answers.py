@@ -1,0 +1,76 @@
+"""What a report says of results that are few, or of points of which some trainings failed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import write_study
+
+from ifir_lightning.studies.answers import answer
+from ifir_lightning.studies.files import read_study
+from ifir_lightning.studies.page import study_page
+from ifir_lightning.studies.plan import Axis, Study, Trial, trials
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Two heads, two seeds; an axis ``rate`` of both heads, and ``width`` of ``late`` alone."""
+    return read_study(write_study(tmp_path, kind="negatives"))
+
+
+def result(trial: Trial, p_mrr: float = 10.0) -> dict[str, Any]:
+    place = {"head": trial.head, "point": trial.point, "seed": trial.seed, "values": dict(trial.values)}
+    return place | {"status": "finished", "seconds": 1.0, "step": 20, "p_mrr": p_mrr, "score_b": 50.0}
+
+
+def page_of(study: Study, found: list[dict[str, Any]]) -> str:
+    content = answer(study, found)
+    assert json.loads(json.dumps(content)) == content
+    return study_page(content, list(study.heads), list(study.axes))
+
+
+def test_the_best_point_is_one_of_which_every_seed_finished(study: Study) -> None:
+    """Of ``plain``, point 1 has the higher score, of the one seed that did not diverge."""
+    search = replace(study, kind="search", axes={"rate": study.axes["rate"]})
+    whole = [result(trial, 20.0 + trial.point) for trial in trials(search)]
+    content = answer(search, whole)
+    assert [(best["head"], best["point"]) for best in content["best"]] == [("plain", 1), ("late", 1)]
+    assert "Points to choose from: 2 for every head." in page_of(search, whole)
+    failed = {"status": "diverged", "message": "x"}
+    some = [each | failed if (each["head"], each["point"], each["seed"]) == ("plain", 1, 1) else each for each in whole]
+    content = answer(search, some)
+    assert [(best["head"], best["point"]) for best in content["best"]] == [("plain", 0), ("late", 1)]
+    assert "Points to choose from: 1 for plain, 2 for late." in page_of(search, some)
+
+
+def test_an_axis_on_which_nothing_has_finished_has_no_picture(study: Study) -> None:
+    page = page_of(study, [result(trial) for trial in trials(study) if trial.head == "plain"])
+    assert page.count("<svg") == 2
+    assert "No trial on the axis width has finished." in page
+
+
+@pytest.mark.parametrize("kind", ["negatives", "sensitivity", "search"])
+@pytest.mark.parametrize("choices", [([0.9, 0.95], [0.9, 0.999]), ({"times": 1}, {"times": 2})])
+def test_choices_may_be_lists_and_factors(kind: Any, choices: tuple[Any, ...], study: Study) -> None:
+    listed = replace(study, kind=kind, axes={"betas": Axis("model.optimizer.learning_rate", choices)})
+    found = [result(trial, float(trial.point)) for trial in trials(listed)]
+    assert str(choices[1]) in page_of(listed, found).replace("&#x27;", "'") or kind == "sensitivity"
+    if kind == "sensitivity":
+        assert answer(listed, found)["sensitivity"]["late"]["p_mrr"]["importance"] == {"betas": 1.0}
+
+
+@pytest.mark.parametrize("places", [(0, 1, 2, 4), (-3, 1, 2, 4)])
+def test_a_law_leaves_out_and_names_a_place_where_it_has_no_value(places: tuple[int, ...], study: Study) -> None:
+    """40 - 20 / n."""
+    demand = replace(study, kind="data-demand", axes={"number": Axis("data.groups.group_size", places)})
+    scores = {n: 40.0 - 20.0 / n if n > 0 else 3.0 for n in places}
+    found = [result(trial, scores[trial.values["number"]]) for trial in trials(demand)]
+    ours = answer(demand, found)["data_demand"][0]
+    assert ours["left_out"] == [places[0]]
+    law = ours["heads"]["late"]["law"]
+    assert (law["limit"], law["gap"], law["rate"]) == pytest.approx((40.0, 20.0, 1.0), rel=0.02)
+    assert f"Left out, since the curve has no value there: {places[0]}." in page_of(demand, found)
+    few = [each for each in found if each["values"]["number"] != 4]
+    assert answer(demand, few)["data_demand"] == []
