@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ _log = logging.getLogger(__name__)
 _SBATCH = """#!/bin/bash
 #SBATCH --job-name={name}
 #SBATCH --array=1-{jobs}
-#SBATCH --output={folder}/slurm-%a.log
+#SBATCH --output={log}
 #SBATCH --requeue
 # Every task takes trials that nobody has begun, until none is left.
 srun {python} -m ifir_lightning study {file} --output {folder}
@@ -76,8 +77,9 @@ def _report(planned: Study, folder: Path) -> None:
 def _submit(file: str, planned: Study, folder: Path, jobs: int) -> None:
     prepare(planned, folder)
     script = folder / "study.sbatch"
-    content = {"name": folder.name, "jobs": jobs, "folder": folder, "python": sys.executable, "file": file}
-    durable.write_text(script, _SBATCH.format(**content))
+    names = {"name": folder.name, "log": f"{folder}/slurm-%a.log", "folder": str(folder), "file": file}
+    quoted = {key: shlex.quote(value) for key, value in (names | {"python": sys.executable}).items()}
+    durable.write_text(script, _SBATCH.format(jobs=jobs, **quoted))
     try:
         done = subprocess.run(["sbatch", str(script)], capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
