@@ -29,7 +29,7 @@ def test_without_cross_one_axis_is_varied_at_a_time_against_its_first_choices(tm
         "width": {"key": "model.pooling.init_args.dim", "choices": [8, 4], "heads": ["late"]},
         "length": {"choices": {"long": {}, "short": {"budget": 160}}},
     }
-    study = read_study(write_study(tmp_path, axes=axes, cross=False, seeds=[0]))
+    study = read_study(write_study(tmp_path, kind="negatives", axes=axes, cross=False, seeds=[0]))
     by_head = {head: [each for each in trials(study) if each.head == head] for head in study.heads}
     assert [dict(trial.values) for trial in by_head["late"]] == [
         {"rate": 1e-3, "width": 8, "length": "long"},
@@ -68,6 +68,40 @@ def test_every_trial_sees_the_budget_of_queries_whatever_its_batch(tmp_path: Pat
     assert {(r["data"]["global_batch_size"], r["trainer"]["max_steps"]) for r in recipes} == {(8, 40), (32, 10)}
 
 
+def test_a_step_of_several_batches_counts_all_of_their_queries(tmp_path: Path) -> None:
+    """Of 16 queries each: 320 are 5 steps of 4 batches, and Lightning counts batches until it validates."""
+    study = read_study(write_study(tmp_path, settings={"trainer.accumulate_grad_batches": 4}))
+    trainer = recipe_of(study, trials(study)[0], tmp_path)["trainer"]
+    assert (trainer["max_steps"], trainer["val_check_interval"]) == (5, 20)
+    study = read_study(write_study(tmp_path, settings={"trainer.accumulate_grad_batches": "4"}))
+    with pytest.raises(InputError, match=r"has trainer.accumulate_grad_batches '4'; allowed is a number of 1 or more"):
+        recipe_of(study, trials(study)[0], tmp_path)
+
+
+def test_a_factor_multiplies_the_budget(tmp_path: Path) -> None:
+    axes = {"length": {"choices": {"once": {}, "twice": {"budget": {"times": 2}}}}}
+    study = read_study(write_study(tmp_path, axes=axes, heads={"late": {}}, seeds=[0]))
+    recipes = [recipe_of(study, trial, tmp_path) for trial in trials(study)]
+    assert [recipe["trainer"]["max_steps"] for recipe in recipes] == [20, 40]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budget": "many"}, "plain-000-seed0 has the budget 'many'; allowed are numbers"),
+        ({"budget": 0}, "plain-000-seed0 has the budget 0; allowed are numbers"),
+        (
+            {"budget": {"times": "1e1"}},
+            "multiplies budget, which is 320, by '1e1'; allowed are two numbers .YAML takes",
+        ),
+    ],
+)
+def test_a_budget_that_cannot_be_counted_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    study = read_study(write_study(tmp_path, settings=settings))
+    with pytest.raises(InputError, match=message):
+        recipe_of(study, trials(study)[0], tmp_path)
+
+
 def test_random_points_are_the_same_for_every_head_and_do_not_move_with_their_number(tmp_path: Path) -> None:
     axes = {"rate": {"key": "model.optimizer.learning_rate", "log_uniform": [1e-4, 1e-2]}}
     few = trials(read_study(write_study(tmp_path, axes=axes, points=3)))
@@ -82,6 +116,9 @@ def test_random_points_are_the_same_for_every_head_and_do_not_move_with_their_nu
 def test_a_range_is_drawn_on_its_scale() -> None:
     assert Axis(key="k", log_uniform=(1e-4, 1e-2)).at(0.5) == pytest.approx(1e-3)
     assert Axis(key="k", uniform=(0.0, 10.0)).at(0.25) == 2.5
+    assert 1 < Axis(key="k", uniform=(1.0, 1.0001)).at(0.5) < Axis(key="k", uniform=(1.0, 1.0001)).at(0.9) < 1.0001
+    assert Axis(key="k", log_uniform=(1.23444e-5, 1e-2)).at(0.0) >= 1.23444e-5  # four digits lie below the range
+    assert Axis(key="k", uniform=(0.0, 3.14159)).at(0.99999999) <= 3.14159  # four digits lie above it
     assert [Axis(key="k", choices=("a", "b", "c")).at(share) for share in (0.0, 0.34, 0.99)] == ["a", "b", "c"]
 
 
@@ -135,11 +172,59 @@ RATE = {"key": "model.optimizer.learning_rate", "choices": [1e-3]}
         ({"seeds": 3}, "seeds 3, of which"),
         ({"seeds": ["one"]}, "whole numbers"),
         ({"budget": "many"}, "budget 'many'; allowed"),
+        ({"question": True}, "the question True; allowed is a text: put it in quotes"),
+        ({"heads": {1: {}}}, "the head 1; allowed are letters"),
+        ({"heads": {"_late": {}}}, "the head '_late'; allowed are letters"),  # no legend shows it
+        ({"axes": {3: RATE}}, "the axis 3; allowed is a text: put it in quotes"),
+        ({"budget": {"times": 2}}, "budget {'times': 2}; allowed"),
+        ({"points": "3"}, "points '3'; allowed is 1 or more"),
+        ({"decay_share": "0.2"}, "decay_share '0.2'; allowed is more than 0"),
+        ({"cross": "no"}, "cross 'no'; allowed are true and false"),
+        ({"settings": ["a"]}, "settings ['a']; allowed are settings by their dotted keys"),
+        ({"heads": {"late": {3: 4}}}, "the head 'late': {3: 4}; allowed are settings by their dotted keys"),
+        ({"cross": False}, "kind sensitivity and cross: false; allowed is it with points or every combination"),
+        ({"seeds": [0, 1, 0]}, "seeds (0, 1, 0); allowed is each once"),
+        (
+            {"axes": {"rate": RATE | {"choices": [1, 2, 1.0]}}},
+            "axis 'rate' with the choices [1, 2, 1.0]; allowed is each",
+        ),
+        (
+            {"axes": {"rate": RATE | {"choices": [[1], [1]]}}},
+            "axis 'rate' with the choices [[1], [1]]; allowed is each",
+        ),
+        ({"axes": {"rate": RATE | {"choices": 3}}}, "axis 'rate' without a choice, but 3; allowed is a list"),
+        ({"axes": {"rate": RATE | {"key": 3}}}, "axis 'rate' with the key 3; allowed is a dotted"),
+        ({"axes": {"rate": RATE | {"heads": 3}}}, "axis 'rate' for heads 3"),
+        ({"axes": {"loss": {"choices": {"x": None, "y": {}}}}}, "with the choice 'x': None; allowed are settings"),
+        ({"axes": {"rate": {"key": "k", "uniform": 3}}, "points": 1}, "from 3; allowed are two rising numbers"),
+        ({"axes": {"rate": {"key": "k", "uniform": []}}, "points": 1}, "from (); allowed are two rising numbers"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         read_study(write_study(tmp_path, **changes))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ways", "message"),
+    [
+        (
+            "log_uniform: [3e-5, 5e-3]",
+            "axis 'rate' from ('3e-5', '5e-3'); allowed are two rising numbers (YAML takes 1e-5",
+        ),
+        ("log_uniform: [1.0e-5, 1e-3]", "axis 'rate' from (1e-05, '1e-3'); allowed are two rising numbers (YAML takes"),
+        (
+            "choices: [1.0e-5, 3e-5]",
+            "axis 'rate' with the text '3e-5'; allowed are numbers (YAML takes 1e-5 for a text",
+        ),
+    ],
+)
+def test_numbers_that_yaml_takes_for_texts_are_named(tmp_path: Path, ways: str, message: str) -> None:
+    file = write_study(tmp_path, axes={}, points=2)
+    file.write_text(file.read_text().replace("axes: {}", f"axes:\n  rate:\n    key: k\n    {ways}"))
+    with pytest.raises(InputError) as caught:
+        read_study(file)
     assert message in str(caught.value)
 
 
@@ -164,5 +249,7 @@ def test_a_setting_inside_a_number_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="seed_everything is 0 in the recipe"):
         recipe_of(study, trials(study)[0], tmp_path)
     study = read_study(write_study(tmp_path, settings={"model.loss.init_args.alpha": {"times": 2}}))
-    with pytest.raises(InputError, match="which is None in the recipe"):
+    with pytest.raises(
+        InputError, match=r"multiplies model.loss.init_args.alpha, which is None, by 2; allowed are two"
+    ):
         recipe_of(study, trials(study)[0], tmp_path)

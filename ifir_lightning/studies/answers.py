@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ifir_lightning.studies import analysis
-from ifir_lightning.studies.plan import Study
+from ifir_lightning.studies.plan import Study, is_number
 from ifir_lightning.studies.search import num_trials
 
 METRICS = {"p_mrr": "p-MRR", "score_b": "Score B"}
@@ -133,7 +133,7 @@ def _demand(study: Study, found: Sequence[Mapping[str, Any]], finished: Sequence
     """
     content: list[dict[str, Any]] = []
     for axis in study.axes:
-        places = [each for each in found if _is_number(each["values"].get(axis))]
+        places = [each for each in found if is_number(each["values"].get(axis))]
         own = [each for each in places if each["values"][axis] > 0]
         left_out = sorted({each["values"][axis] for each in places} - {each["values"][axis] for each in own})
         by_head = {head: [each for each in own if each["head"] == head] for head in study.heads}
@@ -169,10 +169,6 @@ def _law(
 def _finite(size: float) -> float | None:
     """None for infinity, which JSON does not know."""
     return size if math.isfinite(size) else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def as_csv(results: Sequence[Result]) -> str:

@@ -61,9 +61,16 @@ def outcome(files: Paths, status: int, log_size: int) -> dict[str, Any]:
         return {"status": "failed", "message": last}
     steps, found = read_yaml(files.recipe, "a trial's recipe")["trainer"]["max_steps"], last_validation(files.run)
     if found is None or found["step"] < steps:
-        newest = "there is none" if found is None else f"the newest is of step {found['step']}"
-        return {"status": "failed", "message": f"ended without the validation of step {steps}, its last; {newest}"}
+        return {"status": "failed", "message": _too_early(steps, found)}
     return {"status": "finished", **found}
+
+
+def _too_early(steps: int, found: Mapping[str, Any] | None) -> str:
+    newest = "there is none" if found is None else f"the newest is of step {found['step']}"
+    return (
+        f"ended without the validation of step {steps}, its last ({newest}); allowed is a recipe that nothing ends "
+        "earlier (max_epochs, max_time), with accumulate_grad_batches that divides the batches of an epoch"
+    )
 
 
 def _at_work(files: Paths) -> Path:

@@ -14,11 +14,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ifir_lightning.errors import InputError
+
 Kind = Literal["sensitivity", "data-demand", "negatives", "distillation", "training-length", "search"]
 Search = Literal["random", "tpe"]
 Value = Any
 Settings = Mapping[str, Value]
 """Dotted configuration key -> value; ``{times: x}`` multiplies what stands there."""
+NUMBERS = "numbers (YAML takes 1e-5 for a text: write 1.0e-5)"
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,28 @@ class Axis:
             return names[int(share * len(names))]
         if self.log_uniform is not None:
             low, high = map(math.log, self.log_uniform)
-            return float(f"{math.exp(low + share * (high - low)):.4g}")
+            return self.rounded(math.exp(low + share * (high - low)))
         assert self.uniform is not None
-        return float(f"{self.uniform[0] + share * (self.uniform[1] - self.uniform[0]):.4g}")
+        return self.rounded(self.uniform[0] + share * (self.uniform[1] - self.uniform[0]))
+
+    def rounded(self, value: float) -> float:
+        """A number of the range to four digits, or as it is where the range is too narrow for that."""
+        low, high = self.ends
+        short = float(f"{value:.4g}")
+        return short if self.holds(short) and abs(short - value) <= 1e-3 * (high - low) else min(max(value, low), high)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the range."""
+        ends = self.log_uniform or self.uniform
+        assert ends is not None
+        return ends
+
+    def holds(self, value: Value) -> bool:
+        """Whether a value is on the axis."""
+        if self.choices is not None:
+            return value in list(self.choices)
+        return self.ends[0] <= value <= self.ends[1]
 
     def settings(self, value: Value) -> Settings:
         """Configuration keys that a value stands for."""
@@ -110,6 +132,11 @@ class Study:
     decay_share: float | None = None
 
 
+def is_number(value: Value) -> bool:
+    """Whether it is one: true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def distinct(values: Iterable[Value]) -> list[Value]:
     """Each once, in their order; a choice may be a list or a mapping, which have no hash."""
     found: list[Value] = []
@@ -166,15 +193,24 @@ def make_trial(study: Study, head: str, number: int, seed: int, point: Mapping[s
     held = {} if study.cross else {name: base[name] for name in base if head in (study.axes[name].heads or (head,))}
     settings = [study.settings, study.heads[head]]
     settings += [study.axes[name].settings(value) for name, value in (held | own).items()]
-    merged: dict[str, Value] = {}
+    merged: dict[str, Value] = {"budget": study.budget}
     for each in settings:
-        for key, value in each.items():
-            merged[key] = _times(merged, key, value)
+        for key, value in each.items():  # a factor of what only the recipe says is kept
+            merged[key] = times(key, merged[key], value) if key in merged else value
     return Trial(head, number, seed, own, merged)
 
 
-def _times(settings: Settings, key: str, value: Value) -> Value:
-    """``{times: x}`` on a key that was set before is worked out at once; otherwise when the recipe is known."""
-    if isinstance(value, Mapping) and set(value) == {"times"} and key in settings:
-        return settings[key] * value["times"]
-    return value
+def times(key: str, before: Value, value: Value) -> Value:
+    """What a setting makes of the value before it: ``{times: x}`` multiplies that, anything else takes its place.
+
+    Raises:
+        InputError: One of the two is no number.
+    """
+    if not isinstance(value, Mapping) or set(value) != {"times"}:
+        return value
+    if not is_number(before) or not is_number(value["times"]):
+        raise InputError(
+            f"the study multiplies {key}, which is {before!r}, by {value['times']!r}; allowed are two {NUMBERS}: "
+            "correct it"
+        )
+    return before * value["times"]

@@ -1,24 +1,26 @@
 """A trial -> its whole recipe."""
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies.files import read_yaml
-from ifir_lightning.studies.plan import Study, Trial, Value
+from ifir_lightning.studies.plan import NUMBERS, Study, Trial, Value, is_number, times
 
 
 def recipe_of(study: Study, trial: Trial, folder: Path) -> dict[str, Any]:
     """The whole recipe of a trial that runs in ``folder``.
 
     Raises:
-        InputError: A setting inside something that is no mapping, or a factor of what is no number.
+        InputError: A setting inside something that is no mapping, a factor of what is no number, or a budget or batch
+            that cannot be counted.
     """
     recipe = read_yaml(study.recipe, "a recipe in YAML")
     settings = dict(trial.settings)
-    budget = settings.pop("budget", study.budget)
+    budget = settings.pop("budget")
+    if not is_number(budget) or budget < 1:
+        raise InputError(f"{trial.name} has the budget {budget!r}; allowed are {NUMBERS} of 1 or more: correct it")
     if not isinstance(recipe, dict):
         raise InputError(f"{study.recipe} is {recipe!r}; allowed is a recipe of fit: name another")
     for key, value in settings.items():
@@ -29,9 +31,19 @@ def recipe_of(study: Study, trial: Trial, folder: Path) -> dict[str, Any]:
             f"{study.recipe} has data.global_batch_size {batch!r}; allowed is a recipe of fit with a number there and "
             "a trainer, since the budget is counted in queries: set it in the recipe or the study"
         )
-    steps = max(1, int(budget) // batch)
+    accumulated = recipe["trainer"].get("accumulate_grad_batches") or 1  # batches of each step
+    if not isinstance(accumulated, int) or accumulated < 1:
+        raise InputError(
+            f"{study.recipe} has trainer.accumulate_grad_batches {accumulated!r}; allowed is a number of 1 or more, "
+            "since the budget is counted in queries: set it in the recipe or the study"
+        )
+    steps = max(1, int(budget) // (batch * accumulated))
     recipe["seed_everything"] = trial.seed
-    recipe["trainer"] |= {"default_root_dir": str(folder), "max_steps": steps, "val_check_interval": steps}
+    recipe["trainer"] |= {
+        "default_root_dir": str(folder),
+        "max_steps": steps,
+        "val_check_interval": steps * accumulated,
+    }
     return recipe
 
 
@@ -42,10 +54,4 @@ def _set(recipe: dict[str, Any], key: str, value: Value) -> None:
         place = place.setdefault(parent, {})
         if not isinstance(place, dict):
             raise InputError(f"the study sets {key}, but {parent} is {place!r} in the recipe: correct the key")
-    if isinstance(value, Mapping) and set(value) == {"times"}:
-        if not isinstance(place.get(last), int | float):
-            raise InputError(
-                f"the study multiplies {key}, which is {place.get(last)!r} in the recipe: give it a number"
-            )
-        value = place[last] * value["times"]
-    place[last] = copy.deepcopy(value)
+    place[last] = copy.deepcopy(times(key, place.get(last), value))

@@ -6,7 +6,6 @@ so what is suggested follows from the results alone, not from how many trials ra
 """
 
 import json
-import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -95,19 +94,12 @@ def _axes(study: Study, head: str) -> dict[str, Axis]:
 
 def _read(file: Path, axes: Mapping[str, Axis]) -> Place:
     place = json.loads(file.read_text(encoding="utf-8"))
-    if set(place) != set(axes) or not all(_is_on(axis, place[name]) for name, axis in axes.items()):
+    if set(place) != set(axes) or not all(axis.holds(place[name]) for name, axis in axes.items()):
         raise InputError(
             f"{file} is {place}, a place on other axes than the study has now; allowed is to continue the same study: "
             "choose another --output, or restore the study's file"
         )
     return place
-
-
-def _is_on(axis: Axis, value: Value) -> bool:
-    if axis.choices is not None:
-        return value in list(axis.choices)
-    low, high = axis.log_uniform or axis.uniform or (math.nan, math.nan)
-    return low <= value <= high
 
 
 def _write_once(file: Path, place: Place) -> None:
@@ -167,5 +159,4 @@ def _parameter(axis: Axis, value: Value) -> float:
 def _value(axis: Axis, parameter: Any) -> Value:
     if axis.choices is not None:
         return list(axis.choices)[parameter]
-    rounded = float(f"{parameter:.4g}")
-    return rounded if _is_on(axis, rounded) else parameter
+    return axis.rounded(parameter)
