@@ -1,7 +1,6 @@
 """Records from a file: parquet, JSON lines, or BEIR's tab-separated qrels."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ import pyarrow.parquet as pq
 from ifir_lightning.errors import InputError, reason
 
 Records = list[dict[str, Any]]
-
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_records(file: Path, kind: str | None = None) -> Records:
@@ -33,13 +30,13 @@ def read_records(file: Path, kind: str | None = None) -> Records:
 
 def _read_json_lines(file: Path) -> Records:
     with open(file, encoding="utf-8-sig", newline="\n") as lines:
-        return [_json_object(line, number) for number, line in enumerate(lines, start=1) if line.strip()]
+        return [_json_object(line, number) for number, line in enumerate(lines, start=1) if not line.isspace()]
 
 
 def _json_object(line: str, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line)
-        if SURROGATE.search(line):
+        if "\\ud" in line or "\\uD" in line:
             json.dumps(record, ensure_ascii=False).encode()
     except ValueError as error:
         raise ValueError(f"line {number} is not one JSON object in Unicode ({error})") from error
@@ -64,9 +61,11 @@ def _qrel(header: list[str], line: list[str], number: int) -> dict[str, Any]:
         raise ValueError(f"line {number} has {len(line)} values, the header {len(header)}")
     record: dict[str, Any] = dict(zip(header, line, strict=True))
     try:
-        return record if "score" not in record else record | {"score": float(record["score"])}
+        if "score" in record:
+            record["score"] = float(record["score"])
     except ValueError as error:
-        raise ValueError(f"line {number} has the score {record['score']!r}, which is no number") from error
+        raise ValueError(f"line {number} has the score {record['score']!r:.60}, which is no number") from error
+    return record
 
 
 READERS: dict[str, Callable[[Path], Records]] = {

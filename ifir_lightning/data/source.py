@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class Source:
 
     def ids(self, config: str, name: str) -> list[str]:
         """A column of ids."""
-        return [self._id(config, name, value) for value in self.column(config, name)]
+        return self._ids(config, name, self.column(config, name))
 
     def texts(self, config: str, key: str, value: str) -> dict[str, str]:
         """A column of texts by one of distinct ids."""
@@ -71,18 +71,16 @@ class Source:
             if not isinstance(doc_ids, list | tuple):
                 fault = f"query-id {query_id!r} has corpus-ids {doc_ids!r:.60}; allowed is a list of ids: correct it"
                 raise self.error(config, fault)
-        return {
-            query_id: tuple(self._id(config, "corpus-ids", doc_id) for doc_id in doc_ids)
-            for query_id, doc_ids in lists.items()
-        }
+        return {query_id: tuple(self._ids(config, "corpus-ids", doc_ids)) for query_id, doc_ids in lists.items()}
 
-    def _id(self, config: str, name: str, value: object) -> str:
-        """An id, which may be stored as a number; a run file could not hold any other."""
-        id_ = str(value)
-        if not isinstance(value, str | int) or id_.split() != [id_]:
-            fault = f"{name} has {value!r:.60}; allowed are whole numbers and names without white space: rename it"
+    def _ids(self, config: str, name: str, values: Collection[object]) -> list[str]:
+        """Ids, which may be stored as numbers; a run file could not hold any other."""
+        ids = list(map(str, values))
+        if not {*map(type, values)} <= {str, int} or " ".join(ids).split() != ids:
+            wrong = next(v for v in values if type(v) not in (str, int) or str(v).split() != [str(v)])
+            fault = f"{name} has {wrong!r:.60}; allowed are whole numbers and names without white space: rename it"
             raise self.error(config, fault)
-        return id_
+        return ids
 
     def _mapping(self, config: str, key: str, value: str) -> dict[str, Any]:
         """One column by another, whose values are distinct ids."""
