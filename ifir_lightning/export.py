@@ -123,10 +123,10 @@ def write_export(
         output: The folder.
         card: Its README.md.
         wanted: The format; by default the one that fits.
-        overwrite: Replace what the folder holds.
+        overwrite: Replace the exported model that the folder holds.
 
     Raises:
-        InputError: The format does not fit, the folder is not empty, the disk is full.
+        InputError: The format does not fit, the folder is not empty or no exported model, the disk is full.
     """
     fitting = export_format(retriever, wanted)
     check_output(output, overwrite)
@@ -142,16 +142,19 @@ def write_export(
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Raise if the folder holds something that must not be replaced; with ``overwrite``, if it is more than a model."""
-    if output.is_file():
+    """Raise unless the folder is new, empty or, with ``overwrite``, a model that was exported, and nothing more."""
+    if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file; allowed is a new or empty folder: choose another")
-    around = (Path.cwd(), *Path.cwd().parents, Path.home())
-    if output.resolve() in around or any((output / name).exists() for name in ("checkpoints", ".git")):
+    if output.resolve() in (Path.cwd(), *Path.cwd().parents, Path.home()):
+        raise InputError(f"--output {output} is the working directory, or around it; allowed is another: choose one")
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if not (output / OWN_SETTINGS).is_file() or any((output / name).exists() for name in ("checkpoints", ".git")):
         raise InputError(
-            f"--output {output} holds a run, a repository or the working directory, which --overwrite would delete; "
-            "allowed is a folder of its own: choose another"
+            f"--output {output} is not empty and holds more than an exported model, which is never replaced; allowed "
+            "is a new or empty folder, or with --overwrite one that export wrote: choose another"
         )
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())) and not overwrite:
+    if not overwrite:
         raise InputError(
             f"--output {output} is not empty; allowed is a new or empty folder: choose another, or add --overwrite"
         )

@@ -2,7 +2,6 @@
 
 import json
 import resource
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -155,15 +154,35 @@ def test_a_folder_that_is_not_empty_needs_overwrite(modernbert: Path, tmp_path: 
         write_export(model, tmp_path / "out", card="second")
     assert (tmp_path / "out" / "README.md").read_text() == "first"
     (tmp_path / "out" / "old-file").touch()
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    for precious in (tmp_path / "run", Path.cwd(), tmp_path / "out" / "old-file"):
-        with pytest.raises(InputError, match=r"holds a run, a repository or the working dir|is a file; allowed"):
-            write_export(model, precious, card="", overwrite=True)
-    shutil.rmtree(tmp_path / "run")
     write_export(model, tmp_path / "out", card="second", overwrite=True)
     assert (tmp_path / "out" / "README.md").read_text() == "second"
     assert not (tmp_path / "out" / "old-file").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("runs", "holds more than an exported model, which is never replaced"),
+        ("runs/one", "holds more than an exported model"),
+        ("model", "holds more than an exported model"),
+        ("runs/one/metrics.csv", "is a file"),
+        ("here", "is the working directory, or around it"),
+        (".", "is the working directory, or around it"),
+    ],
+)
+def test_only_an_exported_model_is_replaced(
+    output: str, message: str, modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("runs/one/checkpoints", "model/checkpoints", "here"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("runs/one/metrics.csv", "model/ifir_lightning.json"):
+        (tmp_path / file).touch()
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InputError, match=message):
+        export(str(modernbert), str(tmp_path / output), overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_full_disk_leaves_what_was_there(modernbert: Path, tmp_path: Path) -> None:
@@ -361,3 +380,13 @@ def test_export_best_says_before_training_that_it_cannot(modernbert: Path, tmp_p
     with pytest.warns(UserWarning, match=r"ExportBest: nothing will be exported: .* not normalised"):
         trainer(tmp_path, ExportBest(), max_steps=1, enable_checkpointing=True).fit(module, synthetic_data())
     assert not (tmp_path / "export").exists()
+
+
+def test_the_end_of_fit_replaces_no_folder_but_an_export(modernbert: Path, tmp_path: Path) -> None:
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "notes.md").touch()
+    with pytest.warns(UserWarning, match="ExportBest: nothing will be exported: .* more than an exported model"):
+        trainer(tmp_path, ExportBest(), max_steps=1, enable_checkpointing=True).fit(
+            retriever(modernbert), synthetic_data()
+        )
+    assert [path.name for path in (tmp_path / "export").iterdir()] == ["notes.md"]

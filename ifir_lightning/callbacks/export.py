@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from ifir_lightning import manifests
 from ifir_lightning.errors import InputError
-from ifir_lightning.export import export_format, write_export
+from ifir_lightning.export import check_output, export_format, write_export
 from ifir_lightning.model_card import model_card, read_history_of
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.retriever import load_retriever
@@ -16,8 +16,8 @@ from ifir_lightning.retriever import load_retriever
 class ExportBest(Callback):
     """Exports the best checkpoint (the newest where none was validated) into ``<run folder>/export``.
 
-    A model that no other library could compute (a pooling of your own, ...) is not exported; a warning says so before
-    training begins.
+    A model that no other library could compute (a pooling of your own, ...) is not exported, nor into a folder that
+    holds something else than an export; a warning says so before training begins.
 
     Args:
         license: For the model card, an identifier of the hub, e.g. "apache-2.0".
@@ -32,6 +32,7 @@ class ExportBest(Callback):
             return
         try:
             export_format(module.retriever)
+            check_output(Path(trainer.default_root_dir) / "export", overwrite=True)
         except InputError as error:
             self.possible = False
             rank_zero_warn(f"ExportBest: nothing will be exported: {error}")

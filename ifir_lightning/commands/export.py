@@ -28,7 +28,7 @@ def export(
         output: the folder to write.
         format: pylate (one vector per token; sentence-transformers 6 reads it too) or sentence-transformers (one
             vector per text); by default the one that fits the model.
-        overwrite: replace what the folder holds.
+        overwrite: replace the exported model that the folder holds.
         license: for the model card, an identifier of the hub, e.g. apache-2.0.
         push_to_hub: also upload the folder as this repository, owner/name (needs HF_TOKEN).
         trust_remote_code: allow the checkpoint to run code of its own.
