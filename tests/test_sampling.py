@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,12 @@ def test_an_ignored_top_k_is_said() -> None:
 def test_a_row_without_negatives_is_one_line() -> None:
     with pytest.raises(InputError, match=r"row 7 \(query_id 'q1'\) has no negative for group_size 4: .* set it to 1"):
         sampler(4, "top")(row(0), 7, 0)
+
+
+def test_a_row_whose_negatives_are_its_positives_says_so() -> None:
+    only = replace(row(2), hard_negatives=row(0).positives)
+    with pytest.raises(InputError, match=r"has no negative but its own positives, by docid, for group_size 4"):
+        sampler(4, "top")(only, 7, 0)
 
 
 def test_check_group_size() -> None:

@@ -104,8 +104,9 @@ class GroupSampler:
         if num_missing == 0:
             return []
         if not chosen:
+            own = " but its own positives, by docid," if row.hard_negatives + row.instruction_negatives else ""
             raise InputError(
-                f"row {row_index} (query_id {row.query_id!r}) has no negative for group_size "
+                f"row {row_index} (query_id {row.query_id!r}) has no negative{own} for group_size "
                 f"{self.group_size}: above 1 every row needs one: give it some, remove it, or set it to 1"
             )
         order = self._permutation(len(chosen), REPEAT, row_index, epoch)
