@@ -42,6 +42,14 @@ def test_train_files_are_preferred_and_parquet_comes_before_jsonl(tmp_path: Path
     assert rows_of(tmp_path / "t") == ROWS[:1]
 
 
+def test_without_train_files_those_in_train_folders_are_taken(tmp_path: Path) -> None:
+    for split, records in (("train", RECORDS[:1]), ("test", RECORDS[1:]), ("validation", RECORDS[1:])):
+        write_parquet(tmp_path / "train-mine" / "default" / split / "0000.parquet", records)
+        write_parquet(tmp_path / "spark" / f"{split}.parquet" / "part-0.parquet", records)
+    for folder in ("train-mine", "spark"):
+        assert rows_of(tmp_path / folder) == ROWS[:1]
+
+
 def test_tables_are_memory_mapped_and_unformatted(tmp_path: Path, datasets_cache: Path) -> None:
     for path in (write_parquet(tmp_path / "a.parquet", RECORDS), write_jsonl(tmp_path / "a.jsonl", RECORDS)):
         table = open_table(str(path))

@@ -51,9 +51,9 @@ def open_table(path: str, revision: str | None = None) -> datasets.Dataset:
     """The training table behind a name, memory-mapped: no more of it is in memory than is being read.
 
     ``path`` is a ``.parquet`` or ``.jsonl`` file, a folder that holds such files at any depth (parquet before
-    jsonl; only those named ``train*`` where there are any), ``synthetic`` or ``synthetic:NUM_ROWS`` (the
-    instruction world of ``data/synthetic.py``, in memory), or a hub id (its split train at ``revision``).
-    Files are converted once, into the cache of ``datasets``.
+    jsonl; only those named ``train*`` where there are any, else those in folders named so where there are any),
+    ``synthetic`` or ``synthetic:NUM_ROWS`` (the instruction world of ``data/synthetic.py``, in memory), or a hub id
+    (its split train at ``revision``). Files are converted once, into the cache of ``datasets``.
     """
     if path.split(":")[0] == "synthetic":
         return datasets.Dataset.from_list(list(training_rows(_num_synthetic_rows(path), seed=0)))
@@ -117,10 +117,12 @@ def _table_files(local: Path) -> list[str]:
     if local.is_file() and local.suffix in (".parquet", ".jsonl"):
         return [str(local.resolve())]
     for suffix in (".parquet", ".jsonl") if local.is_dir() else ():
-        names = sorted(glob.glob(f"**/*{suffix}", root_dir=local, recursive=True))
-        names = [name for name in names if Path(name).name.startswith("train")] or names
-        if names:
-            return [str(local.resolve() / name) for name in names]
+        found = [Path(name) for name in sorted(glob.glob(f"**/*{suffix}", root_dir=local, recursive=True))]
+        files = [file for file in found if not (local / file).is_dir()]
+        named = [file for file in files if file.name.startswith("train")]
+        within = [file for file in files if any(part.startswith("train") for part in file.parent.parts)]
+        if files:
+            return [str(local.resolve() / file) for file in named or within or files]
     raise InputError(
         f"{local}: neither a .parquet or .jsonl file nor a folder that holds some (looked at every depth): "
         "correct the path"
