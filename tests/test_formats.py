@@ -13,6 +13,7 @@ from datasets.arrow_writer import ArrowWriter
 from tables import REAL_TABLES, RECORDS, ROWS, record, rows_of, write_jsonl, write_parquet
 
 from ifir_lightning.data import formats
+from ifir_lightning.data.columns import PASSAGE_COLUMNS
 from ifir_lightning.data.formats import (
     check_table,
     count_negatives,
@@ -48,6 +49,16 @@ def test_without_train_files_those_in_train_folders_are_taken(tmp_path: Path) ->
         write_parquet(tmp_path / "spark" / f"{split}.parquet" / "part-0.parquet", records)
     for folder in ("train-mine", "spark"):
         assert rows_of(tmp_path / folder) == ROWS[:1]
+
+
+@pytest.mark.parametrize("text", [pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_texts_may_have_any_type_of_text(text: pa.DataType, tmp_path: Path) -> None:
+    passages = pa.list_(pa.struct(dict.fromkeys(("docid", "text", "title"), text)))
+    types = dict.fromkeys(("query_id", "query", "only_query", "only_instruction"), text)
+    schema = pa.schema({**types, "has_instruction": pa.int8(), **dict.fromkeys(PASSAGE_COLUMNS, passages)})
+    records = [{**record, "has_instruction": int(record["has_instruction"])} for record in RECORDS]
+    pq.write_table(pa.Table.from_pylist(records, schema=schema), tmp_path / "a.parquet")
+    assert rows_of(tmp_path / "a.parquet") == ROWS
 
 
 def test_tables_are_memory_mapped_and_unformatted(tmp_path: Path, datasets_cache: Path) -> None:

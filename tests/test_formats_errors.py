@@ -6,7 +6,7 @@ from typing import Any
 
 import datasets
 import pytest
-from tables import RECORDS, changed, refused
+from tables import RECORDS, changed, plain, refused, rows_of, write_jsonl
 
 from ifir_lightning.data.formats import (
     check_table,
@@ -50,10 +50,95 @@ def test_missing_columns_and_fields_are_named_together() -> None:
     assert "lacks query_id, only_query, negative_passages[].docid: a training table has" in refused(records)
 
 
-@pytest.mark.parametrize("passages", ["a text", ["a text"]])
-def test_passages_of_another_type_are_refused(passages: Any) -> None:
-    records = [{**record, "negative_passages": passages} for record in RECORDS]
-    assert "lacks negative_passages[].docid, negative_passages[].text" in refused(records)
+def with_passages(column: str, **fields: Any) -> list[dict]:
+    """The records with fields of all passages of a column changed."""
+    records = copy.deepcopy(RECORDS)
+    for passage in (passage for record in records for passage in record[column]):
+        passage.update(fields)
+    return records
+
+
+@pytest.mark.parametrize(("field", "other"), [("docid", "id"), ("text", "contents")])
+def test_fields_of_passages_that_jsonl_calls_otherwise_are_missing(field: str, other: str, tmp_path: Path) -> None:
+    text = write_jsonl(tmp_path / "a.jsonl", RECORDS).read_text().replace(f'"{field}"', f'"{other}"')
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(InputError, match=rf"lacks positive_passages\[\].{field}, negative_passages\[\].{field}, new"):
+        rows_of(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("column", ["only_query", "query", "only_instruction"])
+@pytest.mark.parametrize("value", [7, ["x"], b"x", 0.5])
+def test_columns_of_another_type_are_refused(column: str, value: Any) -> None:
+    message = refused([{**record, column: value} for record in RECORDS])
+    assert f"some/table: {column} is " in message
+    assert "allowed are text" in message
+
+
+@pytest.mark.parametrize(
+    ("records", "named"),
+    [
+        ([{**record, "negative_passages": "a text"} for record in RECORDS], "negative_passages is string"),
+        ([{**record, "negative_passages": ["a text"]} for record in RECORDS], "negative_passages is list<"),
+        (with_passages("positive_passages", text=5), "positive_passages[].text is int64"),
+        (with_passages("negative_passages", title=float("nan")), "negative_passages[].title is double"),
+        (with_passages("new_negatives", docid=0.5), "new_negatives[].docid is double"),
+        ([{**record, "query_id": 0.5} for record in RECORDS], "query_id is double"),
+        ([{**record, "has_instruction": "False"} for record in RECORDS], "has_instruction is string"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_fields_of_another_type_are_refused(records: list[dict], named: str) -> None:
+    assert named in refused(records)
+
+
+def test_ids_may_be_numbers() -> None:
+    records = [{**record, "query_id": 1} for record in with_passages("negative_passages", docid=7)]
+    check_table(datasets.Dataset.from_list(records), "some/table")
+
+
+@pytest.mark.parametrize("flag", [2, 0.5, float("nan")])
+def test_flags_that_are_neither_true_nor_false_are_refused(flag: float) -> None:
+    records = [{**record, "has_instruction": float(record["has_instruction"])} for record in RECORDS]
+    records[2]["has_instruction"] = flag
+    assert f"has_instruction is {float(flag)} in some row; allowed are true and false, or 1 and 0" in refused(records)
+
+
+@pytest.mark.parametrize("passage", [None, {"docid": None, "text": "text", "title": ""}])
+def test_a_passage_without_docid_is_refused(passage: dict | None) -> None:
+    message = refused(changed(1, negative_passages=[plain("g"), passage]))
+    assert "row 1 (query_id '2-instruct') has a passage without docid in negative_passages (1 of 3 rows)" in message
+
+
+def test_a_row_without_id_is_refused() -> None:
+    assert "row 1 (query_id None) has no query_id (1 of 3 rows): every row needs one" in refused(
+        changed(1, query_id=None)
+    )
+
+
+@pytest.mark.parametrize("text", ["", None])
+def test_some_empty_passages_are_told(text: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    records = changed(1, negative_passages=[{"docid": "g", "text": text, "title": ""}])
+    check_table(datasets.Dataset.from_list(records), "some/table")
+    told = "1 of 4 passages in negative_passages are empty, the first in row 1: they are trained on like others"
+    assert caplog.messages == [f"some/table: {told}"]
+
+
+def test_a_column_of_empty_passages_is_refused() -> None:
+    assert "all passages in negative_passages are empty" in refused(with_passages("negative_passages", text=""))
+    check_table(datasets.Dataset.from_list(with_passages("positive_passages", text="")), "passages that have titles")
+
+
+@pytest.mark.parametrize("instruction", ["", " \n", None])
+def test_flagged_rows_without_instruction_are_told(instruction: str, caplog: pytest.LogCaptureFixture) -> None:
+    records = changed(0, has_instruction=True, only_instruction=instruction)
+    check_table(datasets.Dataset.from_list(records), "some/table")
+    told = "1 of 2 rows with has_instruction have an empty only_instruction, the first is row 0: they are trained on"
+    assert caplog.messages == [f"some/table: {told} without one"]
+
+
+def test_flags_without_any_instruction_are_refused() -> None:
+    message = refused(changed(1, only_instruction=""))
+    assert "no row with has_instruction has text in only_instruction; allowed are rows that have both" in message
 
 
 def test_columns_that_are_not_read_may_be_missing() -> None:

@@ -17,11 +17,11 @@ from typing import Literal, get_args
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.json as paj
 from datasets.exceptions import DatasetsError
 from pyarrow.dataset import ParquetFragmentScanOptions
 
+from ifir_lightning.data.columns import PASSAGE_COLUMNS, check_columns, check_rows, flags, list_lengths
 from ifir_lightning.data.synthetic import training_rows
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Passage, Row
@@ -29,8 +29,6 @@ from ifir_lightning.records import Passage, Row
 Rows = Literal["all", "with_instruction", "without_instruction"]
 
 NUM_SYNTHETIC_ROWS = 20_000
-PASSAGE_COLUMNS = ("positive_passages", "negative_passages", "new_negatives")
-REQUIRED_COLUMNS = ("query_id", "only_instruction", "has_instruction", *PASSAGE_COLUMNS)
 JSONL_BLOCK_BYTES = 16 << 20  # no line may be longer
 _PART = 10_000
 """Rows of which texts are read at a time."""
@@ -186,86 +184,33 @@ def _passages(records: list[dict] | None) -> tuple[Passage, ...]:
 
 
 def check_table(table: datasets.Dataset, path: str) -> None:
-    """InputError for missing columns, rows without positives and empty queries: before training, not in it.
+    """See that a table can be trained on: before training, not in it (``data/columns.py``).
 
-    Reads list offsets and one column of text, batch by batch: well under a second for a million rows.
+    Raises:
+        InputError: It has no rows, lacks columns, or holds what cannot be trained on.
     """
     if not len(table):
         raise InputError(f"{path} has no rows: a training table needs at least one: name another")
-    if missing := _missing_columns(table.data):
-        raise InputError(
-            f"{path} lacks {', '.join(missing)}: a training table has {', '.join(REQUIRED_COLUMNS)}, and "
-            "only_query or query, none of them all null: add what is missing, empty where there is nothing"
-        )
-    bare = np.flatnonzero(_list_lengths(table, "positive_passages") == 0)
-    _refuse(table, path, bare, "has no positives", "needs a passage in positive_passages")
-    empty = np.concatenate([_empty_queries(batch) for batch in table.data.to_batches()])
-    _refuse(table, path, np.flatnonzero(empty), "has an empty query", "needs text in only_query or query")
+    check_columns(_whole(table), path)
+    check_rows(_whole(table), path)
 
 
-def _missing_columns(table: pa.Table) -> list[str]:
-    """Names of columns, and of fields of passages, that the reader needs and the table lacks."""
-    present = {name for name in table.column_names if table.column(name).null_count < table.num_rows}
-    missing = [name for name in REQUIRED_COLUMNS if name not in present]
-    if not present & {"only_query", "query"}:
-        missing.append("only_query")
-    for name in PASSAGE_COLUMNS:
-        if name in present:
-            fields = _passage_fields(table.schema.field(name).type)
-            missing += [f"{name}[].{field}" for field in ("docid", "text") if field not in fields]
-    return missing
-
-
-def _passage_fields(column: pa.DataType) -> set[str]:
-    if not (pa.types.is_list(column) or pa.types.is_large_list(column)):
-        return set()
-    if pa.types.is_null(column.value_type):  # every list is empty: nothing says what a passage would hold
-        return {"docid", "text"}
-    return {field.name for field in column.value_type} if pa.types.is_struct(column.value_type) else set()
-
-
-def _refuse(table: datasets.Dataset, path: str, rows: np.ndarray, fault: str, rule: str) -> None:
-    """InputError that names the first of the rows and how many there are, unless there are none."""
-    if len(rows):
-        query_id = _column(table, "query_id")[int(rows[0])].as_py()
-        raise InputError(
-            f"{path}: row {rows[0]} (query_id {query_id!r}) {fault} ({len(rows)} of {len(table)} rows): "
-            f"every row {rule}: add it or remove such rows"
-        )
-
-
-def _column(table: datasets.Dataset, name: str) -> pa.ChunkedArray:
+def _whole(table: datasets.Dataset) -> pa.Table:
     assert table._indices is None, "whole tables only: a selection would be read as if it were the whole"
-    return table.data.column(name)
-
-
-def _list_lengths(table: datasets.Dataset, name: str) -> np.ndarray:
-    """Items per row, from the offsets alone: no text is read. Chunk by chunk: pyarrow keeps what it once took."""
-    chunks = _column(table, name).chunks
-    return np.concatenate([pc.fill_null(pc.list_value_length(chunk), 0).to_numpy() for chunk in chunks])
-
-
-def _empty_queries(batch: pa.RecordBatch) -> np.ndarray:
-    """True where neither only_query nor query has text; ``query`` is read only where it is needed."""
-    empty = np.ones(len(batch), dtype=bool)
-    for name in ("only_query", "query"):
-        if name in batch.schema.names and empty.any():
-            lengths = pc.utf8_length(pc.utf8_trim_whitespace(batch.column(name).cast(pa.string())))
-            empty &= pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False) == 0
-    return empty
+    return table.data
 
 
 def fingerprint(table: datasets.Dataset) -> str:
     """A digest of the query ids in their order: another table, or another version of it, has another."""
     digest = hashlib.blake2b(digest_size=8)
-    for chunk in _column(table, "query_id").chunks:
+    for chunk in _whole(table).column("query_id").chunks:
         digest.update("\n".join(map(str, chunk.to_pylist())).encode())
     return digest.hexdigest()
 
 
 def query_ids(table: datasets.Dataset) -> Iterator[str]:
     """The query_id of each row."""
-    for chunk in _column(table, "query_id").chunks:
+    for chunk in _whole(table).column("query_id").chunks:
         yield from map(str, chunk.to_pylist())
 
 
@@ -282,7 +227,7 @@ def query_texts(table: datasets.Dataset, rows: np.ndarray) -> Iterator[str]:
 
 def has_instruction(table: datasets.Dataset) -> np.ndarray:
     """The has_instruction column [num_rows] as booleans; null counts as False."""
-    return pc.fill_null(_column(table, "has_instruction").cast(pa.bool_()), False).to_numpy()
+    return flags(_whole(table))
 
 
 def select_rows(table: datasets.Dataset, rows: Rows) -> np.ndarray:
@@ -298,4 +243,4 @@ def select_rows(table: datasets.Dataset, rows: Rows) -> np.ndarray:
 
 def count_negatives(table: datasets.Dataset) -> np.ndarray:
     """Hard and instruction negatives of each row [num_rows]; one that is also a positive is still counted."""
-    return _list_lengths(table, "negative_passages") + _list_lengths(table, "new_negatives")
+    return list_lengths(_whole(table), "negative_passages") + list_lengths(_whole(table), "new_negatives")
