@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ _METADATA = {
     "pathlib": ("PosixPath",),
 }
 """Everything that torch itself writes into a sharded checkpoint's ``.metadata``."""
+_WRITTEN = ("state_dict", "global_step", "pytorch-lightning_version", "retriever")
+"""In every checkpoint that ``fit`` writes."""
 _VALUE = "BytesStorageMetadata"
 """Of something in a shard that is no tensor."""
 
@@ -80,8 +83,8 @@ def check_checkpoint(path: str) -> None:
     """See that ``ckpt_path`` is a checkpoint on this machine that holds nothing but data; nothing of it is run.
 
     Raises:
-        InputError: A URL, nothing, a pickle that would run code, or hyper-parameters: ``fit`` writes none, and
-            Lightning would let them name functions and override the command line.
+        InputError: A URL, nothing, a pickle that would run code, no checkpoint of ``fit``, or hyper-parameters: ``fit``
+            writes none, and Lightning would let them name functions and override the command line.
     """
     if "://" in path or "::" in path:
         raise InputError(
@@ -93,16 +96,22 @@ def check_checkpoint(path: str) -> None:
     if Path(path).is_dir():
         _check_shards(Path(path))
     else:
-        _check_file(Path(path), path)
+        _check_file(Path(path), path, _WRITTEN)
 
 
-def _check_file(file: Path, name: str) -> None:
-    content: Any = read_weights(file, name)
+def _check_file(file: Path, name: str, needed: Sequence[str]) -> None:
+    read = read_weights(file, name)
+    content: dict[str, Any] = read if isinstance(read, dict) else {}
     held = [key for key in ("hyper_parameters", "datamodule_hyper_parameters") if content.get(key)]
     if held:
         raise InputError(
             f"checkpoint {name!r} holds {' and '.join(held)}, which could name functions; allowed are checkpoints "
             "that fit wrote, and it writes none: choose one of a run folder's checkpoints"
+        )
+    if lacking := [key for key in needed if key not in content]:
+        raise InputError(
+            f"checkpoint {name!r} holds no {lacking[0]}; allowed are checkpoints that fit wrote: choose one of a run "
+            "folder's checkpoints"
         )
 
 
@@ -122,7 +131,7 @@ def _check_shards(folder: Path) -> None:
             "sharded checkpoints that fit wrote: choose another"
         ) from error
     if (folder / "meta.pt").exists():
-        _check_file(folder / "meta.pt", str(folder))
+        _check_file(folder / "meta.pt", str(folder), ())
 
 
 def _check_value(folder: Path, stored: Any) -> None:

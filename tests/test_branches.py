@@ -103,7 +103,8 @@ def at(trunk: Path, step: int) -> Path:
 def save(folder: Path, step: int, settings: dict[str, Any]) -> Path:
     """A whole checkpoint in a run folder, of which only the manifest matters here."""
     path = at(folder / "checkpoints", step)
-    ManifestIO().save_checkpoint({"global_step": step, "epoch": 0, "settings": settings}, path)
+    content = dict.fromkeys(("state_dict", "pytorch-lightning_version", "retriever"))
+    ManifestIO().save_checkpoint(content | {"global_step": step, "epoch": 0, "settings": settings}, path)
     return path
 
 

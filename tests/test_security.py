@@ -232,6 +232,14 @@ def test_hyper_parameters_that_name_functions(kind: str, terminal: Terminal, mar
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("content", [[1, 2], torch.ones(2), "x", {}, {"state_dict": {}, "global_step": 1}], ids=str)
+def test_a_file_that_fit_did_not_write(content: Any, terminal: Terminal, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
+    line = terminal.refuses("validate", *QUICK, f"--ckpt_path={tmp_path}/other.ckpt")
+    assert "other.ckpt' holds no " in line
+    assert "allowed are checkpoints that fit wrote" in line
+
+
 def sharded(folder: Path, **values: Any) -> Path:
     """A sharded checkpoint as torch writes it: a tensor, numbers, a text, and ``values``."""
     state = {"state_dict": {"weight": torch.ones(3)}, "optimizer_0": {"lr": 0.1, "betas": (0.9, 0.99)}, "name": "x"}
