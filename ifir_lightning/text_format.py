@@ -40,6 +40,12 @@ class TextFormat:
     query_expansion: QueryExpansion = "none"
 
     def __post_init__(self) -> None:
+        for name in ("query_prefix", "passage_prefix", "query_marker", "passage_marker"):
+            if not isinstance(text := getattr(self, name), str):
+                raise InputError(f"model.text.{name} is {text!r}; allowed is text: correct it")
+        words = self.passage_skiplist
+        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+            raise InputError(f"model.text.passage_skiplist is {words!r}; allowed is a list of words: correct it")
         for name in ("max_query_length", "max_passage_length"):
             if not isinstance(limit := getattr(self, name), int):
                 raise InputError(f"model.text.{name} is {limit!r}; allowed is a number of tokens: correct it")

@@ -324,6 +324,10 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def fill(path: Path, value: float) -> None:
+    save_file({name: torch.full_like(weights, value) for name, weights in load_file(path).items()}, path)
+
+
 def drop_row(path: Path) -> None:
     save_file({name: value[:-1].contiguous() for name, value in load_file(path).items()}, path)
 
@@ -345,8 +349,23 @@ FAULTS: dict[str, tuple[Any, str]] = {
         r"says what cannot be understood \(KeyError: 'class_path'\)",
     ),
     "limit": (
-        lambda f: edit(f / "config_sentence_transformers.json", do_query_expansion=3, query_length={}),
+        lambda f: edit(f / "config_sentence_transformers.json", query_length={}),
         r"model.text.max_query_length is {}",
+    ),
+    "no number": (lambda f: fill(f / "1_Dense/model.safetensors", float("nan")), r"weights that are no numbers \(1_De"),
+    "no activation": (
+        lambda f: edit(f / "1_Dense/config.json", activation_function=None),
+        r"activation None; allowed are Identity, Tanh",
+    ),
+    "bias": (lambda f: edit(f / "1_Dense/config.json", bias="no"), r"has bias 'no'; allowed are true and false"),
+    "residual": (lambda f: edit(f / "1_Dense/config.json", use_residual="no"), r"has use_residual 'no'; allowed are t"),
+    "expansion": (
+        lambda f: edit(f / "config_sentence_transformers.json", do_query_expansion="false"),
+        r"has do_query_expansion 'false'; allowed are true and false",
+    ),
+    "attended expansion": (
+        lambda f: edit(f / "config_sentence_transformers.json", attend_to_expansion_tokens=3),
+        r"has attend_to_expansion_tokens 3; allowed are true and false",
     ),
     "prompts": (
         lambda f: edit(f / "config_sentence_transformers.json", prompts=["q"]),
@@ -382,6 +401,30 @@ def test_a_damaged_folder(fault: str, late: Path) -> None:
         load_retriever(str(late))
     assert len(str(error.value).splitlines()) == 1
     assert "late" in str(error.value) or fault == "limit"  # which a recipe could set, and is named by its key
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"skiplist_words": [1, 2]}, r"passage_skiplist is \(1, 2\); allowed is a list of words"),
+        ({"skiplist_words": "abc"}, r"passage_skiplist is 'abc'; allowed is a list of words"),
+        ({"query_prefix": 5}, r"query_marker is 5; allowed is text"),
+        ({"prompts": {"x": 5}, "default_prompt_name": "x"}, r"query_prefix is 5; allowed is text"),
+    ],
+)
+def test_a_setting_of_another_type_that_a_recipe_could_set(settings: dict, expected: str, late: Path) -> None:
+    edit(late / "config_sentence_transformers.json", **settings)
+    with pytest.raises(InputError, match=rf"model\.text\.{expected}: correct it"):
+        load_retriever(str(late))
+
+
+def test_a_dense_layer_that_names_no_activation_has_that_of_sentence_transformers(dense: Path) -> None:
+    """Tanh, which the folder names, is what sentence-transformers 6 takes where it is not named; 5 and PyLate fail."""
+    named, config = scores(load_retriever(str(dense))), dense / "2_Dense" / "config.json"
+    settings = json.loads(config.read_text())
+    assert settings.pop("activation_function") == "torch.nn.modules.activation.Tanh"
+    config.write_text(json.dumps(settings))
+    assert torch.equal(scores(load_retriever(str(dense))), named)
 
 
 def test_a_projection_for_another_backbone(late: Path) -> None:

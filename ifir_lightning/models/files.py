@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,16 @@ def read_json(path: Path, name: str, keys: Sequence[str] = (), optional: bool = 
         raise _unreadable(path, name, error) from error
 
 
+def flag(said: Mapping[str, Any], key: str, default: bool, name: str) -> bool:
+    """A setting that is true or false; what is null or missing has the default."""
+    value = default if said.get(key) is None else said[key]
+    if not isinstance(value, bool):
+        raise InputError(
+            f"checkpoint {name!r} has {key} {value!r}; allowed are true and false: correct it, or choose another"
+        )
+    return value
+
+
 def read_weights(path: Path, name: str) -> dict[str, Tensor]:
     """Tensors of a safetensors or a pickle file, on the CPU; a pickle file cannot run code."""
     try:
@@ -57,6 +67,7 @@ def read_tensor(folder: Path, key: str, name: str) -> Tensor:
     weights = {} if path is None else read_weights(path, name)
     if key not in weights:
         raise InputError(f"checkpoint {name!r} has no {key}; it is needed: download it anew or choose another")
+    _check_finite(weights[key], key, name)
     return weights[key].float()
 
 
@@ -70,7 +81,17 @@ def load_into(layer: nn.Module, path: Path, name: str) -> None:
             f"checkpoint {name!r}: {path.parent.name}/{path.name} holds {found}, its configuration describes "
             f"{expected}; allowed is what the configuration describes: download it anew or choose another"
         )
+    for key, value in weights.items():
+        _check_finite(value, f"{path.parent.name}/{path.name}, {key}", name)
     layer.load_state_dict(weights)
+
+
+def _check_finite(values: Tensor, where: str, name: str) -> None:
+    if not values.isfinite().all():
+        raise InputError(
+            f"checkpoint {name!r} holds weights that are no numbers ({where}); allowed are finite ones: download it "
+            "anew or choose another"
+        )
 
 
 def _unreadable(path: Path, name: str, error: Exception) -> InputError:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ifir_lightning.errors import InputError, reason
 from ifir_lightning.models.dense import Activation, Dense
 from ifir_lightning.models.description import rebuild
-from ifir_lightning.models.files import OWN_SETTINGS, TOKEN_WEIGHTS, load_into, read_json, read_tensor
+from ifir_lightning.models.files import OWN_SETTINGS, TOKEN_WEIGHTS, flag, load_into, read_json, read_tensor
 from ifir_lightning.models.pooling import CLSPooling, LastTokenPooling, MeanPooling, Pooling, Projected, TokenProjection
 from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer
 from ifir_lightning.models.transformer import load_tokenizer, load_transformer
@@ -112,7 +112,7 @@ def _read_modules(folder: Path, name: str, trust_remote_code: bool) -> Checkpoin
         read = _late_interaction(read, layers, said, _multi_vector_text(read, said, settings, mask))
     elif "query_prefix" in said or any(module.startswith("pylate.") for module, _ in modules):
         weights = folder / TOKEN_WEIGHTS if own.get("token_weights") else None
-        read = _late_interaction(read, layers, said, _pylate_text(said), weights)
+        read = _late_interaction(read, layers, said, _pylate_text(said, name), weights)
     else:
         pooling = modules[kinds.index("Pooling")][1] if "Pooling" in kinds else None
         read = _bi_encoder(read, pooling, layers, "Normalize" in kinds, said, settings)
@@ -181,7 +181,7 @@ def _model_limit(read: Checkpoint) -> int | None:
     return None if positions is None else min(positions, read.tokenizer.model_max_length)
 
 
-def _pylate_text(said: dict[str, Any]) -> dict[str, Any]:
+def _pylate_text(said: dict[str, Any], name: str) -> dict[str, Any]:
     """PyLate's settings; what is null or missing has PyLate's default."""
     defaults: dict[str, Any] = {
         "query_prefix": "[Q] ",
@@ -189,12 +189,10 @@ def _pylate_text(said: dict[str, Any]) -> dict[str, Any]:
         "query_length": 32,
         "document_length": 180,
         "skiplist_words": PUNCTUATION,
-        "do_query_expansion": True,
-        "attend_to_expansion_tokens": False,
     }
     full = defaults | {key: said[key] for key in defaults if said.get(key) is not None}
     prompt = (said.get("prompts") or {}).get(said.get("default_prompt_name") or "", "")
-    expansion = "attended" if full["attend_to_expansion_tokens"] else "unattended"
+    expansion = "attended" if flag(said, "attend_to_expansion_tokens", False, name) else "unattended"
     return {
         "query_prefix": prompt,
         "passage_prefix": prompt,
@@ -202,9 +200,14 @@ def _pylate_text(said: dict[str, Any]) -> dict[str, Any]:
         "passage_marker": full["document_prefix"],
         "max_query_length": full["query_length"],
         "max_passage_length": full["document_length"],
-        "passage_skiplist": tuple(full["skiplist_words"]),
-        "query_expansion": expansion if full["do_query_expansion"] else "none",
+        "passage_skiplist": _words(full["skiplist_words"]),
+        "query_expansion": expansion if flag(said, "do_query_expansion", True, name) else "none",
     }
+
+
+def _words(said: Any) -> Any:
+    """A list as ``TextFormat`` has it, which refuses all else."""
+    return tuple(said) if isinstance(said, list) else said
 
 
 def _multi_vector_text(
@@ -214,6 +217,7 @@ def _multi_vector_text(
     prompts, added = said.get("prompts") or {}, read.tokenizer.get_added_vocab()
     query, passage = prompts.get("query") or "", prompts.get("document") or ""
     expansion = settings.get("query_expansion") or {}
+    attend = flag(expansion, "attend", False, read.name)
     limits = {
         "max_query_length": expansion.get("length") or settings.get("query_length"),
         "max_passage_length": settings.get("document_length"),
@@ -221,8 +225,8 @@ def _multi_vector_text(
     return {
         "query_marker" if query in added else "query_prefix": query,
         "passage_marker" if passage in added else "passage_prefix": passage,
-        "passage_skiplist": tuple(mask.get("skiplist_words") or ()),
-        "query_expansion": ("attended" if expansion["attend"] else "unattended") if expansion else "none",
+        "passage_skiplist": _words(mask.get("skiplist_words") or ()),
+        "query_expansion": ("attended" if attend else "unattended") if expansion else "none",
     } | {key: value for key, value in limits.items() if value}
 
 
@@ -245,16 +249,17 @@ def _late_interaction(
 
 def _read_dense(folder: Path, name: str) -> Dense:
     config = read_json(folder / "config.json", name, keys=("in_features", "out_features"))
-    function = config.get("activation_function") or "torch.nn.modules.linear.Identity"
-    activation = function.rpartition(".")[2]
-    if not function.startswith("torch.nn.") or activation not in get_args(Activation):
+    function = config.get("activation_function", "torch.nn.modules.activation.Tanh")  # as sentence-transformers 6
+    activation = str(function).rpartition(".")[2]
+    if not str(function).startswith("torch.nn.") or activation not in get_args(Activation):
         raise InputError(
             f"checkpoint {name!r} has a Dense layer with activation {function}; allowed are "
             f"{', '.join(get_args(Activation))} of torch.nn: choose another checkpoint"
         )
     widths = config["in_features"], config["out_features"]
+    bias, use_residual = flag(config, "bias", True, name), flag(config, "use_residual", False, name)
     try:
-        layer = Dense(*widths, config.get("bias", True), activation, config.get("use_residual", False))  # type: ignore[arg-type]
+        layer = Dense(*widths, bias, activation, use_residual)  # type: ignore[arg-type]
     except (TypeError, RuntimeError) as error:
         raise InputError(
             f"checkpoint {name!r} has a Dense layer from {widths[0]!r} to {widths[1]!r} ({reason(error)}); allowed are "
@@ -284,7 +289,7 @@ def _read_stanford(
         "passage_marker": said.get("doc_token_id") or "[unused1]",
         "max_query_length": said.get("query_maxlen") or 32,
         "max_passage_length": said.get("doc_maxlen") or 180,
-        "passage_skiplist": PUNCTUATION if said.get("mask_punctuation", True) else (),
-        "query_expansion": "attended" if said.get("attend_to_mask_tokens") else "unattended",
+        "passage_skiplist": PUNCTUATION if flag(said, "mask_punctuation", True, name) else (),
+        "query_expansion": "attended" if flag(said, "attend_to_mask_tokens", False, name) else "unattended",
     }
     return Checkpoint(name, transformer, tokenizer, pooling, MaxSim("sum"), text)
