@@ -1,6 +1,7 @@
 """What a report says of results that are few, or of points of which some trainings failed."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,16 @@ def test_choices_may_be_lists_and_factors(kind: Any, choices: tuple[Any, ...], s
     assert str(choices[1]) in page_of(listed, found).replace("&#x27;", "'") or kind == "sensitivity"
     if kind == "sensitivity":
         assert answer(listed, found)["sensitivity"]["late"]["p_mrr"]["importance"] == {"betas": 1.0}
+
+
+def test_names_of_axes_and_places_are_no_formulas(study: Study) -> None:
+    named = replace(
+        study, axes={"a$b_{$c": Axis("model.loss", {"$x_{$": {"model.loss": "one"}, "other": {"model.loss": "two"}})}
+    )
+    page = page_of(named, [result(trial) for trial in trials(named)])
+    (picture, *_) = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert "a$b_{$c" in picture
+    assert "$x_{$" in picture
 
 
 @pytest.mark.parametrize("places", [(0, 1, 2, 4), (-3, 1, 2, 4)])

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ifir_lightning.studies.plan import distinct
-from ifir_lightning.svg import INK, draw_svg, style
+from ifir_lightning.svg import INK, as_text, draw_svg, style
 
 LABELS = {"p_mrr": "p-MRR (x100)", "score_b": "Score B (x100)"}
 
@@ -41,7 +41,7 @@ def draw_points(content: Mapping[str, Any], heads: Sequence[str], axis: str, key
             axes.set_xticks(places, [f"{place:g}" for place in places])
             axes.minorticks_off()
         else:
-            axes.set_xticks(range(len(places)), [str(place) for place in places], rotation=20, ha="right")
+            axes.set_xticks(range(len(places)), [as_text(str(place)) for place in places], rotation=20, ha="right")
         _label(axes, axis, key)
 
     return draw_svg(draw, height=3.2, salt=f"{axis}-{key}")
@@ -69,7 +69,7 @@ def draw_best_of(sensitivity: Mapping[str, Any], key: str) -> str:
 def _label(axes: Axes, axis: str, key: str) -> None:
     if key == "p_mrr":
         axes.axhline(0, color=INK, linewidth=0.8, linestyle=":")
-    axes.set_xlabel(axis)
+    axes.set_xlabel(as_text(axis))
     axes.set_ylabel(LABELS[key])
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8.5)
