@@ -68,7 +68,10 @@ def _check(file: Path, study: Study) -> None:
     for head, settings in study.heads.items():
         named = isinstance(head, str) and re.fullmatch(r"[^\W_][\w.-]*", head)  # it becomes the name of a folder
         faults += [
-            (not named, f"the head {head!r}; allowed are letters, digits, dots and dashes in a text, not first a dash"),
+            (
+                not named,
+                f"the head {head!r}; allowed are letters, digits, dots, dashes; in a text, a letter or digit first",
+            ),
             (not _are_settings(settings), f"the head {head!r}: {settings!r}; {_SETTINGS}"),
         ]
     for name, axis in study.axes.items():
