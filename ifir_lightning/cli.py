@@ -7,13 +7,12 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from inspect import Parameter, signature
+from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import transformers
-from jsonargparse import ArgumentParser
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -42,6 +41,7 @@ from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
 from ifir_lightning.fsdp import FSDP2
 from ifir_lightning.module import RetrieverModule
+from ifir_lightning.options import run
 from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, is_branch, training_settings
 from ifir_lightning.security import refusal, restrict_imports
 
@@ -78,22 +78,18 @@ USAGE = """usage: python -m ifir_lightning COMMAND [--help] ...
 
 
 class RecipeParser(LightningArgumentParser):
-    """Says in one line that a recipe asked for code."""
+    """Says in one line what is wrong with a recipe."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        refused = refusal(message)
-        if refused and self.exit_on_error:  # else it is one of jsonargparse's parsers within this one
-            raise InputError(refused) from ex
+        if self.exit_on_error:  # else it is one of jsonargparse's parsers within this one
+            raise InputError(refusal(message) or f"{message}; allowed is what --help lists: correct it") from ex
         super().error(message, ex)
 
-
-class CommandParser(ArgumentParser):
-    """Says in one line what is wrong with the options of one of our commands."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if self.exit_on_error:  # as in RecipeParser
-            raise InputError(f"{message}; allowed is what {self.prog} --help lists: correct it") from ex
-        super().error(message, ex)
+    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().parse_path(cfg_path, *args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{cfg_path} is no text ({error}); allowed is YAML in UTF-8: correct it") from error
 
 
 class RetrieverCLI(LightningCLI):
@@ -135,6 +131,7 @@ class RetrieverCLI(LightningCLI):
                 "trainer.default_root_dir is not set; allowed is the folder that shall hold this run: "
                 "give --trainer.default_root_dir runs/NAME"
             )
+        _check_folder(Path(folder))
         if self._get(self.config, "weights_only") is False:
             raise InputError("weights_only is false; allowed is true, since a pickle could run code: leave it out")
         if self.subcommand == "fit":
@@ -201,6 +198,13 @@ class RetrieverCLI(LightningCLI):
         self.trainer.predict(model, datamodule=datamodule, **options)
 
 
+def _check_folder(folder: Path) -> None:
+    """Raise where a file lies in the way of the run folder."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"trainer.default_root_dir {folder}: {existing} is a file; allowed is a folder: choose one")
+
+
 def _tensorboard(folder: str, start: Start | None) -> TensorBoardLogger:
     """Shows nothing of an earlier start that lies after the step at which this one begins."""
     purge_step = 0 if start is None else start.step + 1
@@ -226,7 +230,7 @@ def main() -> None:
                 load_from_checkpoint_support=False,
             )
         elif command in COMMANDS:
-            _run(command, sys.argv[2:])
+            run(command, COMMANDS[command], sys.argv[2:])
         elif command in ("-h", "--help"):
             sys.stdout.write(USAGE)
         else:
@@ -238,36 +242,6 @@ def main() -> None:
         message = str(error).rpartition("InputError: ")[2]  # from a loader's worker it comes with a traceback
         sys.stderr.write(f"error: {' '.join(message.split())}\n")
         sys.exit(2)
-
-
-def _run(command: str, arguments: list[str]) -> None:
-    """Call one of our commands: its parameters are its options.
-
-    A bool is a flag, a tuple takes several words, ``*names`` take what has no --.
-    """
-    function = COMMANDS[command]
-    parameters = signature(function).parameters
-    flags = {name for name, parameter in parameters.items() if parameter.annotation is bool}
-    several = {name for name, parameter in parameters.items() if parameter.annotation == tuple[str, ...]}
-    listed = [name for name, parameter in parameters.items() if parameter.kind is Parameter.VAR_POSITIONAL]
-    parser = CommandParser(prog=f"python -m ifir_lightning {command}")
-    parser.add_function_arguments(function, skip={*flags, *several, *listed})
-    for flag in sorted(flags):
-        parser.add_argument(f"--{flag}", action="store_true")
-    for name in several:
-        parser.add_argument(f"--{name}", nargs="+", type=str, default=())
-    for name in listed:
-        parser.add_argument(name, nargs="+", type=str)
-    parsed = parser.parse_args([_underscored(argument) for argument in arguments])
-    options = vars(parser.instantiate_classes(parsed))
-    values = [value for name in listed for value in options.pop(name)]
-    function(*values, **options)
-
-
-def _underscored(argument: str) -> str:
-    """``--push-to-hub`` is ``--push_to_hub``."""
-    option, equals, value = argument.partition("=")
-    return option.replace("-", "_").replace("__", "--", 1) + equals + value if option.startswith("--") else argument
 
 
 def _usage(command: str) -> str:

@@ -110,10 +110,26 @@ def test_what_a_callback_refuses_is_said_in_its_own_line(terminal: Terminal) -> 
 
 def test_a_callbacks_argument_of_another_type_is_named(terminal: Terminal) -> None:
     callbacks = "ifir_lightning.callbacks.checkpoints.Checkpoints"
-    arguments = ["fit", *QUICK, f"--trainer.callbacks+={callbacks}", "--trainer.callbacks.keep_last=x"]
-    terminal.monkeypatch.setattr(sys, "argv", ["ifir_lightning", *arguments])
-    with pytest.raises(SystemExit):
-        main()
-    said = terminal.capsys.readouterr().err
-    assert "Expected a <class 'int'>. Got value: x" in said
-    assert "may not be imported" not in said
+    line = terminal.refuses("fit", *QUICK, f"--trainer.callbacks+={callbacks}", "--trainer.callbacks.keep_last=x")
+    assert "Expected a <class 'int'>. Got value: x" in line
+    assert "may not be imported" not in line
+
+
+BAD_RECIPES = {
+    "another type": ("", ["--data.global_batch_size=x"], ['"data.global_batch_size"', "int", "value: x", "--help"]),
+    "unknown": ("", ["--model.nope=3"], ["unrecognized", "--model.nope=3", "--help"]),
+    "YAML": ("model: [1, 2\n", ["--config={file}"], ["parsing", "line 1, column 8"]),
+    "encoding": (b"\xff\xfe\x00", ["--config={file}"], ["bad.yaml is no text", "YAML in UTF-8"]),
+    "no file": ("", ["--config={file}/sub"], ["bad.yaml/sub"]),
+    "run folder": ("", ["--trainer.default_root_dir={file}"], ["default_root_dir", "bad.yaml is a file", "a folder"]),
+    "run in a file": ("", ["--trainer.default_root_dir={file}/sub"], ["bad.yaml/sub: ", "bad.yaml is a file"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RECIPES)
+def test_a_recipe(case: str, terminal: Terminal, tmp_path: Path) -> None:
+    content, arguments, expected = BAD_RECIPES[case]
+    file = tmp_path / "bad.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    line = terminal.refuses("fit", *QUICK, *(argument.format(file=file) for argument in arguments))
+    assert all(word in line for word in expected), line

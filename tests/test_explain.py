@@ -10,7 +10,6 @@ import pytest
 from small import HEADS, Head, retriever, write_task
 from test_benchmarks import write_beir
 
-from ifir_lightning import cli
 from ifir_lightning.commands import explain as command
 from ifir_lightning.commands.explain import explain
 from ifir_lightning.data.evalset import load_task
@@ -21,6 +20,7 @@ from ifir_lightning.explanation.parts import Explanation, Match, Part, aligned
 from ifir_lightning.explanation.picture import largest_changes
 from ifir_lightning.metrics import rank_change, ranks
 from ifir_lightning.models.scoring import MaxSim, WeightedMaxSim
+from ifir_lightning.options import run
 from ifir_lightning.records import Passage
 from ifir_lightning.retriever import Retriever
 from ifir_lightning.spans import Span
@@ -248,7 +248,8 @@ def test_passages_that_are_named_are_explained(
     loaded = load_task(task)
     base, output = loaded.base_ids[1], tmp_path / "why.html"
     wanted = loaded.candidates[base + "-og"][4:6]
-    cli._run("explain", ["--checkpoint=x", "--task", task, "--query", base, "--passage", *wanted, f"--output={output}"])
+    arguments = ["--checkpoint=x", "--task", task, "--query", base, "--passage", *wanted, f"--output={output}"]
+    run("explain", explain, arguments)
     assert re.findall(r"^(\w+): rank", capsys.readouterr().out, flags=re.MULTILINE) == list(wanted)
     assert [f"<h2>{id_}</h2>" in output.read_text() for id_ in wanted] == [True, True]
 
