@@ -145,10 +145,9 @@ def load_teacher(
         raise InputError(f"kind {kind!r} is unknown; allowed are {', '.join(get_args(TeacherKind))}: choose one")
     if max_tokens < 1:
         raise InputError(f"max_tokens is {max_tokens}; allowed is 1 or more: raise it")
-    ignored = text != TextSettings() if kind != "retriever" else pairs != PairSettings()
-    if ignored:
-        name_of = "text" if kind != "retriever" else "pairs"
-        _log.warning("%s: a teacher of kind %s ignores these settings", name_of, kind)
+    others, are_set = ("pairs", pairs != PairSettings()) if kind == "retriever" else ("text", text != TextSettings())
+    if are_set:
+        _log.warning("%s: a teacher of kind %s ignores these settings", others, kind)
     if kind != "retriever":
         pair = load_pair_model(name, kind, pairs, trust_remote_code)
         pair.model.to(device)

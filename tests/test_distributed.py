@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+import torch.distributed as dist
 from ranks import on_ranks
 from torch import Tensor
 
@@ -75,6 +77,25 @@ def test_texts_of_unequal_lengths_are_gathered_with_their_weights(num_ranks: int
 def test_texts_without_weights_stay_without() -> None:
     for number, (_, gradient) in enumerate(on_ranks(2, gathered_texts, 2, False)):
         torch.testing.assert_close(gradient, 6 * parts(global_texts(2), 2)[number].values_ND)
+
+
+def gathered_beside_a_gpu() -> list[tuple[torch.dtype, bool]]:
+    """What each gather of texts sends, and whether in the group of the ranks' CPUs."""
+    sent, gather = [], dist.all_gather
+
+    def look(tensors: list[Tensor], tensor: Tensor, group: dist.ProcessGroup | None = None) -> None:
+        sent.append((tensor.dtype, group is not None and group is not dist.group.WORLD))
+        gather(tensors, tensor, group=group)
+
+    with patch.object(dist, "all_gather", look):
+        gather_embeddings(global_texts(2).split(TEXTS, TEXTS)[rank()])
+    return sent
+
+
+def test_lengths_go_from_cpu_to_cpu_and_nothing_else_does() -> None:
+    """A GPU would have to be waited for, to know them."""
+    expected = [(torch.int64, True), (torch.float32, False), (torch.float32, False)]
+    assert on_ranks(2, gathered_beside_a_gpu) == [expected, expected]
 
 
 def global_scores(num_ranks: int) -> Tensor:

@@ -412,10 +412,15 @@ def test_places_and_devices_that_are_none(head: dict[str, str], table: str, tmp_
 
 
 def test_settings_of_other_teachers_are_a_warning(
-    head: dict[str, str], table: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    head: dict[str, str], tmp_path: Path, pair_tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
 ) -> None:
-    teach(head["bi"], table, str(tmp_path / "cache"), pairs=PairSettings(label=1))
+    limits = TextSettings(max_query_length=20)
+    load_teacher(head["bi"], text=limits)
+    assert "ignores" not in caplog.text
+    load_teacher(head["bi"], pairs=PairSettings(label=1))
     assert "pairs: a teacher of kind retriever ignores these settings" in caplog.text
+    load_teacher(cross_encoder(tmp_path, pair_tokenizer, 1), "cross-encoder", text=limits)
+    assert "text: a teacher of kind cross-encoder ignores these settings" in caplog.text
 
 
 def test_other_rows_under_a_manifest_are_refused(head: dict[str, str], table: str, tmp_path: Path) -> None:
