@@ -289,7 +289,7 @@ def test_a_folder_that_is_no_checkpoint(terminal: Terminal, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("content", [b"a: [\n", b"t", b"", b"\x80\x02]q\x00(", b"(lp0\n"], ids=str)
 def test_a_file_that_is_no_pickle(content: bytes, tmp_path: Path) -> None:
-    """torch's reader raises what its bytes happen to make it do."""
-    (tmp_path / "other.ckpt").write_bytes(content)
-    with pytest.raises(InputError, match=r"has no readable .*other.ckpt .*; allowed is a complete"):
-        check_checkpoint(f"{tmp_path}/other.ckpt")
+    """torch's reader raises what its bytes happen to make it do (of a ``.ckpt`` it wants a zip file first)."""
+    (tmp_path / "other.bin").write_bytes(content)
+    with pytest.raises(InputError, match=r"has no readable .*other.bin .*; allowed is a complete"):
+        check_checkpoint(f"{tmp_path}/other.bin")
