@@ -261,7 +261,7 @@ def _set_up_process() -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
         log.addHandler(handler)
-    log.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
+    log.setLevel(logging.INFO if _rank() == 0 else logging.ERROR)  # what all ranks see, the first one says
     chatter = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     chatter.addFilter(lambda record: "litlogger" not in record.getMessage())
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # inside Lightning, with torch >= 2.12

@@ -1,5 +1,6 @@
 """Bad input ends with one line that names the value, what is allowed and the remedy, and status 2."""
 
+import logging
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -133,3 +134,13 @@ def test_a_recipe(case: str, terminal: Terminal, tmp_path: Path) -> None:
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     line = terminal.refuses("fit", *QUICK, *(argument.format(file=file) for argument in arguments))
     assert all(word in line for word in expected), line
+
+
+@pytest.mark.parametrize(("rank", "times"), [("0", 1), ("1", 0)])
+def test_warnings_come_from_the_first_rank(
+    rank: str, times: int, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    terminal.runs("--help")
+    logging.getLogger("ifir_lightning.data.formats").warning("what all ranks see")
+    assert terminal.capsys.readouterr().err.count("what all ranks see") == times

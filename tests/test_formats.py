@@ -130,10 +130,10 @@ def test_a_hub_id_opens_its_split_train_at_the_revision(monkeypatch: pytest.Monk
     assert opened == (("samaya-ai/msmarco-w-instructions",), {"split": "train", "revision": "abc"})
 
 
-def test_a_revision_of_a_local_path_is_ignored_aloud(tmp_path: Path) -> None:
+def test_a_revision_of_a_local_path_is_ignored_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_parquet(tmp_path / "a.parquet", RECORDS)
-    with pytest.warns(UserWarning, match="revision 'abc' is ignored"):
-        open_table(str(path), revision="abc")
+    open_table(str(path), revision="abc")
+    assert caplog.messages == [f"revision 'abc' is ignored: {path} is a local path"]
 
 
 def test_progress_bars_are_as_before(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

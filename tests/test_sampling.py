@@ -226,9 +226,9 @@ def test_a_bad_setting_is_one_line(settings: dict, words: tuple[str, ...]) -> No
         assert word in str(error.value)
 
 
-def test_an_ignored_top_k_is_said() -> None:
-    with pytest.warns(UserWarning, match="top_k 2 is ignored by strategy 'random'"):
-        take = GroupSampler(4, strategy="random", top_k=2)
+def test_an_ignored_top_k_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    take = GroupSampler(4, strategy="random", top_k=2)
+    assert caplog.messages == ["top_k 2 is ignored by strategy 'random'"]
     assert len({p.id for epoch in range(20) for p in take(row(10), 0, epoch).passages}) == 11
 
 

@@ -8,8 +8,8 @@ passage has docid, text and, where there is one, title. Other columns and fields
 import contextlib
 import glob
 import hashlib
+import logging
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,6 +25,8 @@ from ifir_lightning.data.columns import PASSAGE_COLUMNS, check_columns, check_ro
 from ifir_lightning.data.synthetic import training_rows
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Passage, Row
+
+_log = logging.getLogger(__name__)
 
 Rows = Literal["all", "with_instruction", "without_instruction"]
 
@@ -59,7 +61,7 @@ def open_table(path: str, revision: str | None = None) -> datasets.Dataset:
     if not local.exists():
         return _open_hub(path, revision)
     if revision is not None:
-        warnings.warn(f"revision {revision!r} is ignored: {path} is a local path", stacklevel=2)
+        _log.warning("revision %r is ignored: %s is a local path", revision, path)
     files = _table_files(local)
     with _no_progress_bars(), _readable(path, "intact .parquet or .jsonl files of one layout"):
         return _open_jsonl(files) if files[0].endswith(".jsonl") else _open_parquet(files)

@@ -3,7 +3,7 @@
 Every choice is a pure function of (seed, epoch, row): it knows no rank, no worker and no global generator.
 """
 
-import warnings
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,6 +13,8 @@ import numpy as np
 from ifir_lightning.data.order import check_seed, permutation
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Group, Kind, Row, row_passages
+
+_log = logging.getLogger(__name__)
 
 Negative = tuple[int, Kind]
 """Place of a passage in ``row_passages``, and what it is."""
@@ -61,7 +63,7 @@ class GroupSampler:
         if self.strategy == "top_k_random":
             _at_least("top_k (of strategy top_k_random)", self.top_k or 0, 1)
         elif self.top_k is not None:
-            warnings.warn(f"top_k {self.top_k} is ignored by strategy {self.strategy!r}", stacklevel=4)
+            _log.warning("top_k %d is ignored by strategy %r", self.top_k, self.strategy)
 
     def __call__(self, row: Row, row_index: int, epoch: int) -> Group:
         """The group of a row in an epoch: positive, instruction negatives, hard negatives."""
