@@ -138,7 +138,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             sizes[rows] = measure_table(Path(folder), settings, rows, words, arguments.negatives)
     machine = {"cores": os.cpu_count(), "machine": platform.platform()}
-    figures = settings | machine | {"rows": sizes, "growth": growth(sizes)}
+    figures = {"tokenizer": Path(arguments.tokenizer).name} | machine | {"rows": sizes, "growth": growth(sizes)}
     print(json.dumps(figures, indent=1) if arguments.json else table(figures))
 
 
