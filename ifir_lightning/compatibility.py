@@ -18,8 +18,9 @@ def check_parts(pooling: Pooling, scorer: Scorer) -> None:
     if scorer.needs_weights != pooling.has_weights:
         raise InputError(
             f"{names[0]} {'needs' if scorer.needs_weights else 'does not use'} token weights, but {names[1]} "
-            f"{'gives none' if scorer.needs_weights else 'learns them'}; allowed are WeightedMaxSim with "
-            "TokenProjection(token_weights=true) and every other scorer without: set token_weights or the scorer"
+            f"{'gives none' if scorer.needs_weights else 'learns them'}; allowed are a scorer that needs "
+            "them (WeightedMaxSim) with TokenProjection(token_weights=true), and the others without: set token_weights "
+            "or the scorer"
         )
 
 

@@ -26,7 +26,8 @@ class Loss(nn.Module, ABC):
         Args:
             scores_QP: Every query of this rank against every passage of the global batch, float32.
             targets_Q: Column of each query's positive.
-            kinds_QP: What each passage is to each query (``Kind``).
+            kinds_QP: What each passage is to each query (``Kind``). What is EXCLUDED, the positive itself coming again
+                with another query, must take no part.
             teacher_QG: A teacher's scores of each query's own group, positive first; None where the data have none.
         """
 

@@ -177,6 +177,11 @@ class Embeddings(Packed):
     values_ND: Tensor
     weights_N: Tensor | None = None
 
+    @classmethod
+    def one_per_text(cls, values_BD: Tensor) -> "Embeddings":
+        """The embeddings of a bi-encoder."""
+        return cls(torch.ones(len(values_BD), dtype=torch.int64), values_BD)
+
     def unpack(self) -> list[Tensor]:
         """One [rows, D] tensor per text."""
         return list(self.values_ND.split(self.lengths_B.tolist()))

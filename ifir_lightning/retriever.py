@@ -1,9 +1,11 @@
 """Retriever: texts -> embeddings -> scores, the same object in training, validation, prediction and a notebook."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import UnionType
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from ifir_lightning.text import TextTokenizer
 from ifir_lightning.text_format import TextFormat, TextSettings
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CPU_TOKENS = 2048
 """Tokens that a CPU encodes at a time: their activations stay in its cache, and memory is used again."""
@@ -100,13 +103,14 @@ class Retriever(nn.Module):
             max_tokens: Tokens encoded at a time.
 
         Raises:
-            InputError: No query, or another number of instructions.
+            InputError: No query, one that is no text, or another number of instructions.
         """
-        instructions = [""] * len(texts) if instructions is None else instructions
-        if not texts or isinstance(texts, str) or isinstance(instructions, str) or len(instructions) != len(texts):
+        texts = _checked(texts, "queries", str)
+        instructions = [""] * len(texts) if instructions is None else _checked(instructions, "instructions", str)
+        if len(instructions) != len(texts):
             raise InputError(
-                f"encode_queries got {_counted(texts)} queries and {len(instructions)} instructions; allowed are a "
-                "list of one or more queries and as many instructions: pass lists of equal length"
+                f"encode_queries got {len(texts)} queries and {len(instructions)} instructions; allowed are as many "
+                "instructions as queries: pass lists of equal length"
             )
         return self.encode(self.tokenizer.queries(zip(texts, instructions, strict=True)), max_tokens)
 
@@ -118,12 +122,9 @@ class Retriever(nn.Module):
             max_tokens: Tokens encoded at a time.
 
         Raises:
-            InputError: No passage.
+            InputError: No passage, or one that is neither a text nor a ``Passage``.
         """
-        if not texts or isinstance(texts, str):
-            raise InputError(
-                f"encode_passages got {_counted(texts)} passages; allowed is a list of one or more: pass a list"
-            )
+        texts = _checked(texts, "passages", str | Passage)
         passages = [text if isinstance(text, Passage) else Passage("", "", text) for text in texts]
         return self.encode(self.tokenizer.passages(passages), max_tokens)
 
@@ -278,5 +279,11 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _counted(texts: Sequence[object]) -> str:
-    return f"the text {texts!r} as" if isinstance(texts, str) else str(len(texts))
+def _checked(texts: Iterable[T], what: str, kind: type | UnionType) -> list[T]:
+    """A list, also of an array or a table's column; a single text is none."""
+    listed = [] if isinstance(texts, str) else list(texts)
+    wrong = [f"number {place} is {text!r:.60}" for place, text in enumerate(listed) if not isinstance(text, kind)]
+    if wrong or not listed:
+        got = wrong[0] if wrong else f"{texts!r:.60}"
+        raise InputError(f"{what}: {got}; allowed is a list of one or more texts: pass a list of strings")
+    return listed

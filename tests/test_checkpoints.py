@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import random_tokens
@@ -529,11 +530,20 @@ def test_an_encoder_decoder_is_refused(modernbert: Path, tmp_path: Path) -> None
 
 def test_instructions_are_a_list(modernbert: Path) -> None:
     model = load_retriever(str(modernbert), MeanPooling(), Cosine())
-    for queries, instructions in (("ab", None), (["a", "b"], "xy"), (["a"], ["x", "y"]), ([], None)):
-        with pytest.raises(InputError, match=r"encode_queries got .*: pass lists of equal length"):
+    for queries, instructions in (("ab", None), (["a", "b"], "xy"), ([], None), ([None, "a"], None), ([3], None)):
+        with pytest.raises(InputError, match=r"^(queries|instructions): .*: pass a list of strings$"):
             model.encode_queries(queries, instructions)
-    with pytest.raises(InputError, match=r"encode_passages got .*: pass a list"):
-        model.encode_passages("ab")
+    with pytest.raises(InputError, match=r"1 queries and 2 instructions; .*: pass lists of equal length$"):
+        model.encode_queries(["a"], ["x", "y"])
+    for passages in ("ab", [], ["a", {"text": "b"}]):
+        with pytest.raises(InputError, match=r"^passages: .*: pass a list of strings$"):
+            model.encode_passages(passages)
+
+
+def test_texts_in_an_array_are_a_list(modernbert: Path) -> None:
+    model = load_retriever(str(modernbert), MeanPooling(), Cosine())
+    listed, array = (model.score(texts, texts) for texts in (["a", "b"], np.array(["a", "b"])))
+    assert torch.equal(listed, array)
 
 
 def test_a_tokenizer_with_more_tokens_than_embeddings(modernbert: Path, tmp_path: Path) -> None:

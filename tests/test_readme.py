@@ -13,7 +13,16 @@ import torch
 import yaml
 from processes import run
 
+from ifir_lightning.benchmarks.names import named_task
 from ifir_lightning.cli import COMMANDS, TRAINER_COMMANDS
+from ifir_lightning.data.formats import check_table, open_table, to_row
+from ifir_lightning.errors import InputError
+from ifir_lightning.models.pooling import MeanPooling
+from ifir_lightning.models.scoring import Cosine
+from ifir_lightning.records import Kind
+from ifir_lightning.retriever import load_retriever
+from ifir_lightning.search import run_task
+from ifir_lightning.trec import read_run, write_run
 
 SMOKE = (
     "--data.path=synthetic:64",
@@ -81,6 +90,14 @@ def test_every_recipe_that_is_named_exists() -> None:
             assert list(ROOT.glob(path)), path
 
 
+def test_the_row_of_the_example_can_be_trained_on(tmp_path: Path) -> None:
+    (row,) = re.findall(r'^ *(\{"query_id".*\})$', README, flags=re.MULTILINE)
+    (tmp_path / "rows.jsonl").write_text(row + "\n")
+    table = open_table(str(tmp_path / "rows.jsonl"))
+    check_table(table, "rows.jsonl")
+    assert to_row(table[0]).positives[0].text == "Goethe wrote Faust."
+
+
 def test_the_file_tree_lists_every_module() -> None:
     tree = next(text for kind, text in BLOCKS if text.startswith("ifir_lightning/\n"))
     listed = set(re.findall(r"(\w+\.py)", tree.split("\nconfigs/")[0]))
@@ -90,22 +107,54 @@ def test_the_file_tree_lists_every_module() -> None:
 
 
 def test_the_loss_of_the_example_runs() -> None:
-    scope = run_example("class MarginLoss")
-    scores_QP = torch.tensor([[0.9, 0.4, 0.2], [0.1, 0.5, 0.3]])
-    loss = scope["MarginLoss"]()(scores_QP, torch.tensor([0, 2]), torch.zeros(2, 3))
-    assert loss.item() == pytest.approx((0.5 + 1.2) / 2)
+    loss = run_example("class MarginLoss")["MarginLoss"]()
+    scores_QP, targets_Q = torch.tensor([[0.9, 0.4, 0.2], [0.1, 0.5, 0.3]]), torch.tensor([0, 2])
+    kinds_QP = torch.full((2, 3), Kind.IN_BATCH)
+    kinds_QP[[0, 1], targets_Q] = Kind.POSITIVE
+    assert loss(scores_QP, targets_Q, kinds_QP).item() == pytest.approx((0.5 + 1.2) / 2)
+    kinds_QP[1, 1] = Kind.EXCLUDED  # the positive itself, with another query
+    assert loss(scores_QP, targets_Q, kinds_QP).item() == pytest.approx((0.5 + 0.8) / 2)
 
 
 def test_the_benchmark_of_the_example_runs() -> None:
     task = run_example("class Opposites")["load"]("colours")
-    run = {query_id: {"red": 0.5, "blue": 0.4} for query_id in task.queries} | {"not red": {"red": 0.1, "blue": 0.2}}
+    run = {query_id: {"red": 0.5, "blue": 0.4} for query_id in task.queries} | {"not-red": {"red": 0.1, "blue": 0.2}}
     assert task.evaluate(run) == {"task": "colours", "moved": 50.0, "num_queries": 2}
+
+
+def test_the_benchmark_of_the_example_is_ranked(
+    tmp_path: Path, modernbert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_module(tmp_path, monkeypatch, "my_tasks", example("class Opposites"))
+    task = named_task("my_tasks.load:colours")
+    ranked, _ = run_task(load_retriever(str(modernbert), MeanPooling(), Cosine()), task)
+    write_run(tmp_path / "colours.trec", ranked, "test")
+    assert read_run(tmp_path / "colours.trec").keys() == {"red", "not-red", "blue", "not-blue"}
+
+
+def test_ids_that_no_run_file_can_hold_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_module(tmp_path, monkeypatch, "spaced_tasks", example("class Opposites").replace('"not-red"', '"not red"'))
+    with pytest.raises(InputError, match=r"has the id 'not red'; runs are TREC files, .*: rename it$"):
+        named_task("spaced_tasks.load:colours")
+
+
+def test_pooling_and_scorer_of_the_example_run(modernbert: Path) -> None:
+    scope = run_example("class MeanSqrtLenPooling")
+    theirs = load_retriever(str(modernbert), MeanPooling(), Cosine())
+    ours = load_retriever(str(modernbert), scope["MeanSqrtLenPooling"](), scope["Euclidean"]())
+    texts = ["a quiet hotel", "the sea", "a"]
+    lengths_B = ours.tokenizer.queries((text, "") for text in texts).lengths_B
+    vectors_BD = ours.encode_queries(texts).values_ND
+    means_BD = theirs.encode_queries(texts).values_ND
+    torch.testing.assert_close(vectors_BD, means_BD * lengths_B.sqrt()[:, None])
+    scores_QP = ours.score(texts, texts)
+    distance = (vectors_BD[0] - ours.encode_passages(texts).values_ND[1]).norm().item()
+    assert scores_QP[0, 1].item() == pytest.approx(-distance)
 
 
 def test_the_plug_in_of_the_example_trains(tmp_path: Path) -> None:
     (line,) = [line for line in COMMAND_LINES if "IFIR_PLUGINS" in line]
-    (code,) = [text for kind, text in BLOCKS if kind == "python" and "class MarginLoss" in text]
-    (tmp_path / "my_losses.py").write_text(code)
+    (tmp_path / "my_losses.py").write_text(example("class MarginLoss"))
     assignment, *words = shlex.split(line.replace("runs/margin", str(tmp_path / "margin")))
     arguments = [*words[words.index("-m") :], *SMOKE, "--trainer.max_steps=2"]
     name, plugins = assignment.split("=")
@@ -117,9 +166,22 @@ def test_the_plug_in_of_the_example_trains(tmp_path: Path) -> None:
     assert "my_losses.MarginLoss" in (tmp_path / "margin" / "config.yaml").read_text()
 
 
+def own_module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str) -> None:
+    """A module of the user's, which the environment allows."""
+    (folder / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("IFIR_PLUGINS", name)
+
+
+def example(part: str) -> str:
+    """The one Python block with ``part``."""
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and part in text]
+    return code
+
+
 def run_example(part: str, **replaced: str) -> dict[str, Any]:
     """The names that the one Python block with ``part`` defines."""
-    (code,) = [text for kind, text in BLOCKS if kind == "python" and part in text]
+    code = example(part)
     for old, new in replaced.items():
         code = code.replace(old, new)
     scope: dict[str, Any] = {"__name__": "example"}

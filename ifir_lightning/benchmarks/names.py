@@ -29,13 +29,24 @@ def named_task(task: str) -> RankingTask:
     the environment allows (``ifir_lightning.plugins``).
 
     Raises:
-        InputError: An unknown name, or what the reader of that benchmark refuses.
+        InputError: An unknown name, what the reader of that benchmark refuses, or ids that no run file can hold.
     """
     named = NAMED.fullmatch(task)
     if named is None:
         return load_task(task)
     name, path = named["name"], named["path"]
-    return BENCHMARKS[name](path) if name in BENCHMARKS else _own(name)(path)
+    return BENCHMARKS[name](path) if name in BENCHMARKS else _checked(_own(name)(path), task)
+
+
+def _checked(own: RankingTask, task: str) -> RankingTask:
+    """The readers of published layouts look at ids themselves."""
+    for id_ in (*own.queries, *own.passages):
+        if id_.split() != [id_]:
+            raise InputError(
+                f"task {task!r} has the id {id_!r}; runs are TREC files, so allowed are ids without spaces, not empty: "
+                "rename it"
+            )
+    return own
 
 
 def _own(name: str) -> Callable[[str], RankingTask]:

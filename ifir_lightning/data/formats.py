@@ -235,11 +235,11 @@ def has_instruction(table: datasets.Dataset) -> np.ndarray:
 def select_rows(table: datasets.Dataset, rows: Rows) -> np.ndarray:
     """Indices of the rows to train on, in 4 bytes each: every epoch's order has their type."""
     if rows not in get_args(Rows):
-        raise InputError(f"rows {rows!r}: allowed are {', '.join(get_args(Rows))}: choose one")
+        raise InputError(f"data.rows {rows!r}: allowed are {', '.join(get_args(Rows))}: choose one")
     flags = has_instruction(table)
     wanted = {"all": np.ones_like(flags), "with_instruction": flags, "without_instruction": ~flags}[rows]
     if not wanted.any():
-        raise InputError(f"rows {rows!r} selects none of the {len(flags)} rows: choose all or another table")
+        raise InputError(f"data.rows {rows!r} selects none of the {len(flags)} rows: choose all or another table")
     return np.flatnonzero(wanted).astype(np.int32)
 
 

@@ -142,14 +142,14 @@ def check_group_size(num_negatives_per_row: np.ndarray, group_size: int, rows: n
     most, needed = int(num_negatives_per_row.max()), group_size - 1
     if most < needed:
         raise InputError(
-            f"group_size {group_size} is more than any row can fill: the most negatives a row has is {most}: "
-            f"choose 1 to {most + 1} or add negatives"
+            f"data.groups.group_size {group_size} is more than any row can fill: the most negatives a row has is "
+            f"{most}: choose 1 to {most + 1} or add negatives"
         )
     num_rows, bare = len(num_negatives_per_row), np.flatnonzero(num_negatives_per_row == 0)
     if needed and len(bare):
         first = bare[0] if rows is None else rows[bare[0]]
         raise InputError(
-            f"group_size {group_size}: {len(bare)} of {num_rows} rows have no negative, first row {first}: "
+            f"data.groups.group_size {group_size}: {len(bare)} of {num_rows} rows have no negative, first row {first}: "
             "above 1 every row needs one: give them negatives, remove them, or set group_size to 1"
         )
     short = int((num_negatives_per_row < needed).sum())

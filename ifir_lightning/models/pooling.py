@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -48,7 +47,7 @@ class MeanPooling(Pooling):
 
     def forward(self, hidden: Hidden) -> Embeddings:
         mean_BD = segment_reduce(hidden.values_TD.float(), "mean", hidden.lengths_B)
-        return _one_per_text(mean_BD)
+        return Embeddings.one_per_text(mean_BD)
 
 
 class CLSPooling(Pooling):
@@ -185,11 +184,7 @@ def _zeros(hidden_size: int) -> nn.Linear:
 
 
 def _rows_alone(hidden: Hidden, rows_B: Tensor) -> Embeddings:
-    return _one_per_text(hidden.values_TD.index_select(0, on_device(rows_B, hidden.values_TD.device)))
-
-
-def _one_per_text(values_BD: Tensor) -> Embeddings:
-    return Embeddings(torch.ones(len(values_BD), dtype=torch.int64), values_BD)
+    return Embeddings.one_per_text(hidden.values_TD.index_select(0, on_device(rows_B, hidden.values_TD.device)))
 
 
 def _num_kept(hidden: Hidden) -> Tensor:

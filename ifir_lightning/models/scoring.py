@@ -19,7 +19,11 @@ MAX_BLOCK_ELEMENTS = 2**24
 
 
 class Scorer(nn.Module, ABC):
-    """Scores of queries against passages: all pairs for training, listed pairs for re-ranking."""
+    """Scores of queries against passages: all pairs for training, listed pairs for re-ranking.
+
+    To write a scorer of your own, implement ``forward``; ``pairs`` too where that is faster. A constructor keeps its
+    arguments under their names, so that checkpoints can carry them.
+    """
 
     one_per_text: ClassVar[bool] = False
     """Whether it needs exactly one vector per text."""
@@ -30,12 +34,18 @@ class Scorer(nn.Module, ABC):
     def forward(self, queries: Embeddings, passages: Embeddings) -> Tensor:
         """scores_QP of every query against every passage, float32."""
 
-    @abstractmethod
     def pairs(self, queries: Embeddings, passages: Embeddings, index_K2: Tensor) -> Tensor:
         """scores_K of the listed (query, passage) pairs, float32; equals ``forward(...)[index_K2]``.
 
         But for MaxSim under autocast on a GPU, where ``forward`` rounds the embeddings to autocast's dtype.
         """
+        index_K2 = index_K2.cpu()
+        scores_K = queries.values_ND.new_empty(len(index_K2), dtype=torch.float32)
+        for query in index_K2[:, 0].unique():
+            place = (index_K2[:, 0] == query).nonzero()[:, 0]
+            own = passages.select(index_K2[place, 1])
+            scores_K[on_device(place, scores_K.device)] = self(queries.select(query[None]), own)[0]
+        return scores_K
 
 
 class Dot(Scorer):
