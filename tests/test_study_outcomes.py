@@ -70,6 +70,29 @@ def test_a_run_that_left_a_step_out_and_finished_has_not_diverged(last_row: str,
 
 
 @pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("0,,\n10,2.5,\n", "error: a passage of the batch has no score"),
+        ("", "error: out of memory at step 1 on rank 0: its batch has 527 tokens"),
+    ],
+)
+def test_a_training_that_began_and_then_met_a_mistake_has_failed(rows: str, message: str, files: Paths) -> None:
+    """Though no other trial of the study has ended."""
+    (files.run / "metrics.csv").write_text(f"step,train/loss,followir/p_mrr\n{rows}")
+    files.log.write_text(message)
+    assert outcome(files, 2, 0) == {"status": "failed", "message": message}
+
+
+def test_a_first_trial_that_did_not_come_to_train_ends_the_study(files: Paths) -> None:
+    """A validation before the first step is no training."""
+    (files.run / "metrics.csv").write_text("step,train/loss,followir/p_mrr\n0,,1.5\n")
+    with pytest.raises(InputError, match=r"does not start .an earlier start.: see"):
+        outcome(files, 2, 0)
+    files.result.with_name("late-001-seed0.json").touch()
+    assert outcome(files, 2, 0) == {"status": "failed", "message": "error: an earlier start"}
+
+
+@pytest.mark.parametrize(
     ("later", "message"),
     [("boom\n", "boom"), ("error: this one\nat its end\n", "error: this one"), ("", "no output")],
 )

@@ -116,6 +116,15 @@ def test_a_mistake_of_the_recipe_ends_the_study_with_what_the_trial_says(tmp_pat
     assert results(tmp_path / "out", trials(study)) == []
 
 
+def test_a_mistake_of_some_points_is_recorded_and_the_study_goes_on(tmp_path: Path, study: Study) -> None:
+    """As a rate or a batch that is refused: others of the study have ended, so the recipe as such is sound."""
+    folder, command = tmp_path / "out", stand_in(tmp_path, fault="rate == 1e-2", status=2)
+    found = results(folder, run(study, folder, command=command))
+    assert {(result["values"]["rate"], result["status"]) for result in found} == {(1e-3, "finished"), (1e-2, "failed")}
+    assert len(found) == 12
+    assert found[-1]["message"] == "error: what a trial says at its end"
+
+
 def test_a_diverged_trial_is_recorded_however_it_ended_and_the_study_goes_on(tmp_path: Path, study: Study) -> None:
     """Scores that are no numbers end a fit as a mistake of the recipe does."""
     folder, command = tmp_path / "out", stand_in(tmp_path, fault="rate == 1e-2", status=2)

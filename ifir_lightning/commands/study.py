@@ -33,7 +33,8 @@ def study(*files: str, output: str | None = None, jobs: int = 1, slurm: bool = F
     """Run what is left of a study, or of several in turn; write report.html, results.json and results.csv.
 
     Any number of machines that see the folder may run the same command: they share the trials. A study that was
-    interrupted goes on where it was; a trial that has ended is never run again. An interrupted study is reported, too.
+    interrupted goes on where it was; a trial that has ended is never run again, unless you remove its result, NAME.json
+    in trials: of one that failed it holds the error. An interrupted study is reported, too.
 
     Args:
         files: studies, in YAML: see configs/studies.

@@ -14,10 +14,11 @@ from ifir_lightning.studies.files import read_yaml
 from ifir_lightning.studies.plan import Trial
 
 USER_ERROR = 2
-"""Exit status of a mistake in the recipe, of which no other trial would fare better, or of a run that diverged."""
+"""Exit status of a mistake in the recipe, of a run that diverged, and of one that memory was too small for."""
 KILLED = 128
 """Exit statuses above it are signals': of the trial's process (then negative, too), or of its trunk's."""
 
+_OUT_OF_MEMORY = "error: out of memory at step"  # callbacks.memory: the training had begun
 _ENDS = (".trunk.yaml", ".yaml", ".log", ".lock", ".json")
 
 
@@ -48,14 +49,16 @@ def outcome(files: Paths, status: int, log_size: int) -> dict[str, Any]:
         log_size: Bytes of its log before the process began.
 
     Raises:
-        InputError: It was killed, which leaves it to the next start, or ended with a mistake of the recipe.
+        InputError: It was killed, which leaves it to the next start, or it is the first trial of the study to end and
+            did not come to train, of which no other would fare better.
     """
-    last = _last_line(files.log, log_size)
+    last, at_work = _last_line(files.log, log_size), _at_work(files)
     if status < 0 or status > KILLED:
         raise InputError(f"trial {files.run.name} was killed (status {status}); start the study again to continue it")
-    if has_diverged(_at_work(files), status):
+    if has_diverged(at_work, status):
         return {"status": "diverged", "message": last}
-    if status == USER_ERROR:
+    trained = last.startswith(_OUT_OF_MEMORY) or bool(_losses(at_work))
+    if status == USER_ERROR and not trained and not any(files.result.parent.glob("*.json")):
         raise InputError(f"trial {files.run.name} does not start ({last.removeprefix('error: ')}): see {files.log}")
     if status:
         return {"status": "failed", "message": last}
@@ -86,11 +89,14 @@ def has_diverged(run: Path, status: int) -> bool:
     """
     if status != USER_ERROR:
         return False
-    if any(run.glob("non_finite/*.json")):
-        return True
+    return any(run.glob("non_finite/*.json")) or not _losses(run).isdisjoint(("nan", "inf", "-inf"))
+
+
+def _losses(run: Path) -> set[str]:
+    """As they were logged; none where no step was."""
     with suppress(OSError), open(run / "metrics.csv", encoding="utf-8", newline="") as file:
-        return any(row.get("train/loss") in ("nan", "inf", "-inf") for row in csv.DictReader(file))
-    return False
+        return {row.get("train/loss") or "" for row in csv.DictReader(file)} - {""}
+    return set()
 
 
 def last_validation(run: Path) -> dict[str, Any] | None:

@@ -107,7 +107,7 @@ def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT)
     """Run what is left, ``jobs`` trials at a time; returns all trials of the study, of which others may run some still.
 
     Raises:
-        InputError: A trial ended with a mistake of the recipe.
+        InputError: A trial was killed, or the first one to end did not come to train.
     """
     listed = prepare(study, folder)
     planned = num_trials(study)
