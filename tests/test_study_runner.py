@@ -1,11 +1,13 @@
 """Trials run once, whoever runs them; what is interrupted goes on; how each ended is recorded."""
 
+import errno
 import fcntl
 import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,6 +87,20 @@ def test_a_trial_that_another_worker_has_is_left_to_it(tmp_path: Path, study: St
     assert starts(folder, study) == [1, 1, 1, 0] + [1] * 8
     run(study, folder, command=stand_in(tmp_path))  # the other one died: its lock is free
     assert starts(folder, study) == [1] * 12
+
+
+def test_a_file_system_without_locks_is_no_other_worker(
+    tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Lustre without ``-o flock``."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(InputError, match=r"seed0.lock cannot be locked \(Function not impl.* another --output"):
+        run(study, tmp_path / "out", command=stand_in(tmp_path))
+    assert starts(tmp_path / "out", study) == [0] * 12
 
 
 def test_workers_that_run_at_the_same_time_share_the_trials(tmp_path: Path, study: Study) -> None:

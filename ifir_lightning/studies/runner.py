@@ -107,7 +107,7 @@ def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT)
     """Run what is left, ``jobs`` trials at a time; returns all trials of the study, of which others may run some still.
 
     Raises:
-        InputError: A trial was killed, or the first one to end did not come to train.
+        InputError: A trial was killed, the first one to end did not come to train, or the file system has no locks.
     """
     listed = prepare(study, folder)
     planned = num_trials(study)
@@ -145,17 +145,29 @@ def _free(
         files = paths(folder, trial)
         if files.result.exists():
             continue
-        lock = files.lock.open("w", encoding="utf-8")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
+        if (lock := _take(files.lock)) is None:
             continue
         if files.result.exists():  # it was finished between the look and the lock
             lock.close()
             continue
         log_size = files.log.stat().st_size if files.log.exists() else 0
         yield Running(trial, start(files, [each.lock for each in running]), lock, log_size, time.monotonic())
+
+
+def _take(file: Path) -> IO[str] | None:
+    """A trial's lock; None where another process has it."""
+    lock = file.open("w", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        if isinstance(error, BlockingIOError):
+            return None
+        raise InputError(
+            f"{file} cannot be locked ({error.strerror}), and locks are what keeps a trial from being trained twice at "
+            "a time; allowed is a folder on a file system that has them: choose another --output"
+        ) from error
+    return lock
 
 
 def _num_cores() -> int:
