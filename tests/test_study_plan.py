@@ -183,6 +183,11 @@ RATE = {"key": "model.optimizer.learning_rate", "choices": [1e-3]}
         ({"settings": ["a"]}, "settings ['a']; allowed are settings by their dotted keys"),
         ({"heads": {"late": {3: 4}}}, "the head 'late': {3: 4}; allowed are settings by their dotted keys"),
         ({"cross": False}, "kind sensitivity and cross: false; allowed is it with points or every combination"),
+        (
+            {"kind": "data-demand"},
+            "kind data-demand and 2 axes varied together, of which no power law holds; allowed is",
+        ),
+        ({"kind": "data-demand", "points": 9}, "kind data-demand and 2 axes varied together"),
         ({"seeds": [0, 1, 0]}, "seeds (0, 1, 0); allowed is each once"),
         (
             {"axes": {"rate": RATE | {"choices": [1, 2, 1.0]}}},

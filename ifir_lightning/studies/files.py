@@ -116,6 +116,11 @@ def _faults(study: Study) -> list[Fault]:
             study.kind == "sensitivity" and not study.cross,
             "kind sensitivity and cross: false; allowed is it with points or every combination, or another kind",
         ),
+        (
+            study.kind == "data-demand" and study.cross and len(study.axes) > 1,
+            f"kind data-demand and {len(study.axes)} axes varied together, of which no power law holds; allowed is it "
+            "with cross: false, or one axis",
+        ),
         (not _are_settings(study.settings), f"settings {study.settings!r}; {_SETTINGS}"),
         (study.search not in get_args(Search), f"search {study.search!r}; allowed are {', '.join(get_args(Search))}"),
         (
