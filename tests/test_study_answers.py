@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from studies import write_study
 
+from ifir_lightning.studies import pictures
 from ifir_lightning.studies.answers import answer
 from ifir_lightning.studies.files import read_study
 from ifir_lightning.studies.page import study_page
@@ -60,6 +62,28 @@ def test_choices_may_be_lists_and_factors(kind: Any, choices: tuple[Any, ...], s
     assert str(choices[1]) in page_of(listed, found).replace("&#x27;", "'") or kind == "sensitivity"
     if kind == "sensitivity":
         assert answer(listed, found)["sensitivity"]["late"]["p_mrr"]["importance"] == {"betas": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({"cross": False}, ["-", "-"]),
+        ({}, ["-", "None"]),  # late has two widths at each rate
+        ({"points": 30, "axes": {"rate": Axis("model.rate", log_uniform=(1e-3, 1e-2))}}, ["None", "None"]),
+    ],
+)
+def test_a_line_joins_listed_places_with_one_point_each(
+    changes: dict[str, Any], lines: list[str], study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each place is a tick; of 30 that are drawn they would be a black bar."""
+    varied = replace(study, **changes)
+    content = answer(varied, [result(trial) for trial in trials(varied)])
+    drawn = Figure().subplots()
+    monkeypatch.setattr(pictures, "draw_svg", lambda draw, **_: draw(drawn))
+    pictures.draw_points(content, list(study.heads), "rate", "p_mrr")
+    assert [each.lines[0].get_linestyle() for each in drawn.containers] == lines
+    assert len(drawn.get_xticks()) < 10
+    assert "points" in changes or drawn.get_xticks().tolist() == [1e-3, 1e-2]
 
 
 def test_names_of_axes_and_places_are_no_formulas(study: Study) -> None:

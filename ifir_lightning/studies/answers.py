@@ -26,6 +26,7 @@ def answer(study: Study, results: Sequence[Result]) -> dict[str, Any]:
         "kind": study.kind,
         "budget_queries": study.budget,
         "seeds": list(study.seeds),
+        "points_drawn": study.points is not None,
         "trials": {"planned": num_trials(study), "ended": len(results)}
         | {status: sum(r["status"] == status for r in results) for status in ("finished", "failed", "diverged")},
         "seconds": sum(result["seconds"] for result in results),

@@ -13,7 +13,9 @@ LABELS = {"p_mrr": "p-MRR (x100)", "score_b": "Score B (x100)"}
 
 
 def draw_points(content: Mapping[str, Any], heads: Sequence[str], axis: str, key: str) -> str:
-    """Every head over an axis: a line where its places are numbers, marks side by side where they are names.
+    """Every head over an axis: marks, side by side where its places are names.
+
+    Numbers that the study lists are joined by a line, unless other settings set points of one place apart.
 
     Args:
         content: ``answers.answer``, with at least one point on the axis.
@@ -22,7 +24,7 @@ def draw_points(content: Mapping[str, Any], heads: Sequence[str], axis: str, key
         key: ``p_mrr`` or ``score_b``.
     """
     places = distinct(point["values"][axis] for point in content["points"] if axis in point["values"])
-    numeric = all(isinstance(place, int | float) for place in places)
+    numeric, listed = all(isinstance(place, int | float) for place in places), not content["points_drawn"]
 
     def draw(axes: Axes) -> None:
         for number, head in enumerate(heads):
@@ -33,14 +35,15 @@ def draw_points(content: Mapping[str, Any], heads: Sequence[str], axis: str, key
             colour, marker = style(number)
             means = [point[key]["mean"] for point in own]
             reach = [0.0 if p[key]["high"] is None else p[key]["high"] - p[key]["mean"] for p in own]
-            line = "-" if numeric else "none"
+            alone = len(distinct(point["values"][axis] for point in own)) == len(own)
+            line = "-" if numeric and listed and alone else "none"
             axes.errorbar(at, means, yerr=reach, color=colour, marker=marker, linestyle=line, capsize=4, label=head)
         if numeric and min(places) > 0 and max(places) >= 8 * min(places):
             axes.set_xscale("log")
-        if numeric:
+        if numeric and listed:
             axes.set_xticks(places, [f"{place:g}" for place in places])
             axes.minorticks_off()
-        else:
+        elif not numeric:
             axes.set_xticks(range(len(places)), [as_text(str(place)) for place in places], rotation=20, ha="right")
         _label(axes, axis, key)
 
