@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from studies import stand_in, write_study
@@ -18,10 +20,11 @@ from ifir_lightning.studies import runner
 
 @pytest.fixture(autouse=True)
 def _handler() -> Iterator[None]:
-    """The command has one of its own for SIGTERM."""
-    before = signal.getsignal(signal.SIGTERM)
+    """The command has its own."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
 def test_the_script_for_slurm_names_paths_with_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +53,47 @@ def test_an_interrupted_study_is_reported_and_says_why_it_ended(
     with pytest.raises(InputError, match=r"late-000-seed0 was killed \(status 143\); start the study again"):
         study.study(str(write_study(tmp_path, kind="negatives")), output=str(tmp_path / "out"))
     assert "1 of 12 trials have ended" in (tmp_path / "out" / "report.html").read_text()
+
+
+LONG = """
+import pathlib, signal, sys, time, yaml
+run = pathlib.Path(yaml.safe_load(open(sys.argv[1]))["trainer"]["default_root_dir"])
+def save(*_):
+    (run / "saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+run.mkdir()
+(run / "began").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_study_that_is_stopped_has_its_trials_save_and_reports(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal reaches the study's process alone, while two of 12 trials run."""
+    folder = tmp_path / "out"
+
+    def stop(_: float) -> None:
+        while len(list(folder.glob("trials/*/began"))) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(runner, "time", SimpleNamespace(sleep=stop, monotonic=time.monotonic))
+    monkeypatch.setattr(study, "run", partial(runner.run, command=("fit_long",)))
+    (tmp_path / "fit_long.py").write_text(LONG)
+    with pytest.raises(SystemExit) as ended:
+        study.study(str(write_study(tmp_path)), output=str(folder), jobs=2)
+    assert ended.value.code == 128 + number
+    saved = {file.parent.name for file in folder.glob("trials/*/saved")}
+    assert saved == {"plain-000-seed0", "late-000-seed0"}
+    assert list(folder.glob("trials/*.json")) == []
+    assert "0 of 12 trials have ended" in (folder / "report.html").read_text()
+
+
+def test_a_file_in_the_way_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match=r"--output .*out: .*out is no folder to write in"):
+        study.study(str(write_study(tmp_path)), output=str(tmp_path / "out"))

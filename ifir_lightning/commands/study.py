@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from ifir_lightning import durable
+from ifir_lightning.commands.places import output_folder
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies.answers import answer, as_csv
 from ifir_lightning.studies.files import read_study
@@ -48,9 +51,10 @@ def study(*files: str, output: str | None = None, jobs: int = 1, slurm: bool = F
         raise InputError(
             f"--output {output} is one folder for {len(files)} studies; allowed is one study: leave it out"
         )
-    for file, planned in [(file, read_study(file)) for file in files]:
-        folder = Path(output or f"runs/studies/{Path(file).stem}")
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the trials that run are told, too
+    whole = [(file, read_study(file), output_folder(output or f"runs/studies/{Path(file).stem}")) for file in files]
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, _leave)
+    for file, planned, folder in whole:
         if slurm:
             _submit(file, planned, folder, jobs)
             continue
@@ -59,6 +63,11 @@ def study(*files: str, output: str | None = None, jobs: int = 1, slurm: bool = F
             run(planned, folder, jobs)
         finally:  # interrupted or not, it says what has ended
             _report(planned, folder)
+
+
+def _leave(number: int, _: FrameType | None) -> NoReturn:
+    """End the study; on its way out it tells the trials that run, which save first."""
+    sys.exit(128 + number)
 
 
 def _report(planned: Study, folder: Path) -> None:
