@@ -37,6 +37,21 @@ def test_the_band_of_best_of_k_holds_the_curve_and_collapses_for_equal_values() 
     assert low.tolist() == high.tolist() == [4.0, 4.0, 4.0]
 
 
+def test_the_band_is_the_95_percent_of_samples_drawn_from_the_configurations() -> None:
+    """A slow loop over samples of our own; of two configurations a quarter are 0 and 0, a quarter 1 and 1."""
+    values = [0.0, 1.0, 4.0, 9.0, 16.0]
+    generator = np.random.default_rng(1)
+    means = sorted(sum(generator.choice(values, 5)) / 5 for _ in range(4000))
+    low, high = analysis.best_of_band(values, draws=4000)
+    assert (low[0], high[0]) == pytest.approx((means[100], means[3899]), abs=0.4)
+    low, high = analysis.best_of_band([0.0, 1.0], draws=200)
+    assert (low.tolist(), high.tolist()) == ([0.0, 0.0], [1.0, 1.0])
+
+
+def test_the_middle_leaves_a_fortieth_out_at_each_end() -> None:
+    assert analysis.middle(range(1001)) == (25.0, 975.0)
+
+
 def test_share_near_the_best() -> None:
     assert analysis.share_near_best([10.0, 9.5, 9.0, 8.9]) == 0.75
 

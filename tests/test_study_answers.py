@@ -13,7 +13,7 @@ from studies import write_study
 from ifir_lightning.studies import pictures
 from ifir_lightning.studies.answers import answer
 from ifir_lightning.studies.files import read_study
-from ifir_lightning.studies.page import study_page
+from ifir_lightning.studies.page import size_text, study_page
 from ifir_lightning.studies.plan import Axis, Study, Trial, trials
 
 
@@ -109,3 +109,13 @@ def test_a_law_leaves_out_and_names_a_place_where_it_has_no_value(places: tuple[
     assert f"Left out, since the curve has no value there: {places[0]}." in page_of(demand, found)
     few = [each for each in found if each["values"]["number"] != 4]
     assert answer(demand, few)["data_demand"] == []
+    again = [each | {"point": each["point"] + 10} for each in few]  # four points, but of two sizes
+    assert answer(demand, few + again)["data_demand"] == []
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(None, "never"), (0.25, "0.25"), (10.4, "10"), (123456789.0, "123,456,789"), (2.5e9, "2.5e+09")],
+)
+def test_a_size_in_words(size: float | None, text: str) -> None:
+    assert size_text(size) == text
