@@ -43,6 +43,26 @@ def test_the_script_for_slurm_names_paths_with_spaces(tmp_path: Path, monkeypatc
     assert f"""#SBATCH --output='{tmp_path}/it'"'"'s out/slurm-%a.log'""" in script.read_text()
 
 
+def test_a_script_for_slurm_that_is_there_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may ask for a GPU by now; the number of jobs is this start's."""
+    (tmp_path / "sbatch").write_text('#!/bin/sh\necho "$@" >> "$0.log"\n')
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    start = partial(study.study, str(write_study(tmp_path)), output=str(tmp_path / "out"), slurm=True)
+    script = tmp_path / "out" / "study.sbatch"
+    start(jobs=2)
+    own = script.read_text().replace("# Add here", "#SBATCH --gpus=1\n# Add here")
+    script.write_text(own)
+    with caplog.at_level("INFO", "ifir_lightning"):
+        start(jobs=3)
+    assert script.read_text() == own
+    assert "study.sbatch is submitted as it is, with --jobs 3" in caplog.text
+    submitted = (tmp_path / "sbatch.log").read_text().splitlines()
+    assert submitted == [f"--array=1-{jobs} {script}" for jobs in (2, 3)]
+
+
 def test_an_interrupted_study_is_reported_and_says_why_it_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,8 @@ _SBATCH = """#!/bin/bash
 #SBATCH --array=1-{jobs}
 #SBATCH --output={log}
 #SBATCH --requeue
+# Add here what your cluster asks for, as #SBATCH lines: --gpus=1, --cpus-per-task=8, --time=24:00:00, an account.
+# What is in this file stays; without the file the next start writes it anew.
 # Every task takes trials that nobody has begun, until none is left.
 srun {python} -m ifir_lightning study {file} --output {folder}
 """
@@ -43,7 +45,8 @@ def study(*files: str, output: str | None = None, jobs: int = 1, slurm: bool = F
         files: studies, in YAML: see configs/studies.
         output: the folder of the one study; by default runs/studies/NAME.
         jobs: trials at a time on this machine; with --slurm, machines at a time.
-        slurm: submit the study as an array of jobs with sbatch, instead of running it here.
+        slurm: submit the study as an array of jobs with sbatch, instead of running it here. The script is study.sbatch
+            in the folder; one that is there is left alone, so what a cluster asks for (a GPU, a time) is added to it.
     """
     if jobs < 1:
         raise InputError(f"--jobs is {jobs}; allowed is 1 or more: leave it out for 1")
@@ -89,14 +92,17 @@ def _submit(file: str, planned: Study, folder: Path, jobs: int) -> None:
     script = folder / "study.sbatch"
     names = {"name": folder.name, "log": f"{folder}/slurm-%a.log", "folder": str(folder), "file": file}
     quoted = {key: shlex.quote(value) for key, value in (names | {"python": sys.executable}).items()}
-    durable.write_text(script, _SBATCH.format(jobs=jobs, **quoted))
+    if script.exists():
+        _log.info("%s is submitted as it is, with --jobs %d; removed, it is written anew", script, jobs)
+    else:
+        durable.write_text(script, _SBATCH.format(jobs=jobs, **quoted))
     try:
-        done = subprocess.run(["sbatch", str(script)], capture_output=True, text=True, check=False)
+        done = subprocess.run(["sbatch", f"--array=1-{jobs}", str(script)], capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise InputError(
-            f"{script} is written, but there is no sbatch here; allowed is a machine that submits to SLURM: "
+            f"{script} is there, but there is no sbatch here; allowed is a machine that submits to SLURM: "
             "submit the script there, or leave --slurm out"
         ) from error
     if done.returncode:
-        raise InputError(f"sbatch refused {script} ({' '.join(done.stderr.split())}): correct it and submit it by hand")
+        raise InputError(f"sbatch refused {script} ({' '.join(done.stderr.split())}): correct it and start again")
     _log.info("%s: %s", script, done.stdout.strip())
