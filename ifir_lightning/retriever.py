@@ -15,9 +15,9 @@ from ifir_lightning.compatibility import check_parts, check_text
 from ifir_lightning.errors import InputError
 from ifir_lightning.models.backbone import Backbone, BackboneSettings
 from ifir_lightning.models.checkpoints import read_checkpoint
-from ifir_lightning.models.description import describe, phrase
+from ifir_lightning.models.description import describe, phrase, rebuild
 from ifir_lightning.models.layouts import Checkpoint
-from ifir_lightning.models.pooling import Pooling, TokenProjection
+from ifir_lightning.models.pooling import Pooling
 from ifir_lightning.models.scoring import Scorer
 from ifir_lightning.models.snapshot import snapshot
 from ifir_lightning.models.transformer import build_transformer, load_tokenizer
@@ -27,6 +27,7 @@ from ifir_lightning.text_format import TextFormat, TextSettings
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+Part = TypeVar("Part", Pooling, Scorer)
 
 CPU_TOKENS = 2048
 """Tokens that a CPU encodes at a time: their activations stay in its cache, and memory is used again."""
@@ -159,8 +160,9 @@ def load_retriever(
 
     Args:
         checkpoint: As ``model.checkpoint`` in a recipe: a folder, hub id, run folder or .ckpt file.
-        pooling: By default the checkpoint's.
-        scorer: By default the checkpoint's.
+        pooling: By default the checkpoint's. It says what the pooling is; its weights are the checkpoint's where that
+            has the same pooling, else new.
+        scorer: The same of the scorer.
         text: What differs from the checkpoint's format of texts, e.g. ``TextSettings(max_query_length=304)``.
         device: Where it shall compute.
         trust_remote_code: Allow the checkpoint to run code of its own.
@@ -184,7 +186,8 @@ def build_retriever(
 ) -> Retriever:
     """A retriever in training mode: what the checkpoint says, unless an argument says otherwise.
 
-    Every difference is logged. New layers and tokens are drawn from ``seed``, whatever was drawn before.
+    Every difference is logged. A pooling or a scorer that is described as the checkpoint's is the checkpoint's, with
+    its trained weights. New layers and tokens are logged too, and drawn from ``seed``, whatever was drawn before.
 
     Raises:
         InputError: Neither or both of a checkpoint and ``backbone.config``; parts that are missing or do not fit.
@@ -194,18 +197,16 @@ def build_retriever(
         if checkpoint is not None:
             torch.manual_seed(seed)
         model = Backbone(read.transformer, read.tokenizer, backbone)
-        chosen_pooling, chosen_scorer = _choose(read, pooling, scorer)
+        pooling, scorer = pooling and _drawn(pooling), scorer and _drawn(scorer)
         if pooling is not None:
             pooling.build(model.hidden_size, read.pooling)
+        chosen_pooling, chosen_scorer = _choose(read, pooling, scorer)
         text_format = text.over(_said(read, model, chosen_pooling))
         added = model.add_tokens([each for each in (text_format.query_marker, text_format.passage_marker) if each])
         model.adapt()
-    notes = [*_replaced(read, pooling, scorer), *text.differences(read.text)]
+    notes = [*_new(read, chosen_pooling, chosen_scorer, seed), *text.differences(read.text)]
     frozen = "" if backbone.lora is None else ", which LoRA leaves as it is"
     notes += [f"token {token!r} is new, with a random embedding (seed {seed}){frozen}" for token in added]
-    if isinstance(chosen_pooling, TokenProjection) and chosen_pooling.is_new:
-        widths = f"{model.hidden_size} -> {chosen_pooling.width}"
-        notes.append(f"the projection {widths} is new, with random weights (seed {seed})")
     if text.query_expansion is None and read.text.get("query_expansion", "none") != text_format.query_expansion:
         notes.append("its query expansion is not used, since only late interaction counts the tokens that it adds")
     for note in notes:
@@ -244,8 +245,8 @@ def _read(checkpoint: str | None, backbone: BackboneSettings) -> Checkpoint:
 
 
 def _choose(read: Checkpoint, pooling: Pooling | None, scorer: Scorer | None) -> tuple[Pooling, Scorer]:
-    """The recipe's parts, else the checkpoint's."""
-    chosen_pooling, chosen_scorer = pooling or read.pooling, scorer or read.scorer
+    """The recipe's parts where it has others than the checkpoint."""
+    chosen_pooling, chosen_scorer = _other(pooling, read.pooling), _other(scorer, read.scorer)
     if chosen_pooling is None or chosen_scorer is None:
         lacking = "model.pooling" if chosen_pooling is None else "model.scorer"
         raise InputError(
@@ -256,11 +257,26 @@ def _choose(read: Checkpoint, pooling: Pooling | None, scorer: Scorer | None) ->
     return chosen_pooling, chosen_scorer
 
 
-def _replaced(read: Checkpoint, pooling: Pooling | None, scorer: Scorer | None) -> Iterator[str]:
-    """Parts of the checkpoint that the recipe replaces by others."""
-    for name, old, new in (("pooling", read.pooling, pooling), ("scorer", read.scorer, scorer)):
-        if old is not None and new is not None and describe(new) != describe(old):
-            yield f"{name} {phrase(describe(old))} in the checkpoint, {phrase(describe(new))} in the recipe"
+def _other(part: Part | None, old: Part | None) -> Part | None:
+    is_old = part is None or (old is not None and describe(part) == describe(old))
+    return old if is_old else part
+
+
+def _drawn(part: Part) -> Part:
+    """The part made anew, if it has weights, so that they come from the generator as it is now."""
+    has_weights = any(True for _ in part.parameters())
+    return rebuild(describe(part), type(part), trust_remote_code=True) if has_weights else part
+
+
+def _new(read: Checkpoint, pooling: Pooling, scorer: Scorer, seed: int) -> Iterator[str]:
+    """Parts, and weights of parts, that are not the checkpoint's."""
+    for name, old, part in (("pooling", read.pooling, pooling), ("scorer", read.scorer, scorer)):
+        if old is not None and part is not old:
+            yield f"{name} {phrase(describe(old))} in the checkpoint, {phrase(describe(part))} in the recipe"
+        taken = [] if old is None else list(map(id, old.parameters()))
+        weights = [f"{key} {list(value.shape)}" for key, value in part.named_parameters() if id(value) not in taken]
+        if weights:
+            yield f"new weights of the {name} (seed {seed}): {', '.join(weights)}"
 
 
 def _said(read: Checkpoint, model: Backbone, pooling: Pooling) -> dict[str, object]:

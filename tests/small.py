@@ -58,8 +58,9 @@ def retriever(
         "schedule": Schedule(decay="constant"),
     }
     module = RetrieverModule(**(options | settings))  # type: ignore[arg-type]
-    if isinstance(pooling, TokenProjection) and pooling.weight:
-        torch.nn.init.normal_(pooling.weight.weight, std=0.3)
+    built = module.retriever.pooling
+    if isinstance(built, TokenProjection) and built.weight:
+        torch.nn.init.normal_(built.weight.weight, std=0.3)
     return module
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from conftest import random_tokens
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from small import HEADS, Head, make_head, retriever, synthetic_data, trainer
+from torch import nn
 from transformers import AutoTokenizer, MPNetConfig, MPNetModel, T5Config, T5Model
 
 from ifir_lightning import Retriever, load_retriever, manifests
@@ -26,7 +28,7 @@ from ifir_lightning.models.backbone import BackboneSettings
 from ifir_lightning.models.checkpoints import read_checkpoint
 from ifir_lightning.models.dense import Dense
 from ifir_lightning.models.pooling import CLSPooling, MeanPooling, Pooling, Projected, TokenProjection
-from ifir_lightning.models.scoring import Cosine, MaxSim, WeightedMaxSim
+from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer, WeightedMaxSim
 from ifir_lightning.records import Embeddings, Hidden
 from ifir_lightning.retriever import build_retriever
 from ifir_lightning.text_format import TextSettings
@@ -227,10 +229,58 @@ def test_a_new_projection_is_seeded_and_said(dense: Path, late: Path, caplog: py
         for noise in (0, 1):
             torch.manual_seed(noise)
             made.append(load_retriever(str(dense), TokenProjection(dim=16), MaxSim()))
-    assert torch.equal(scores(made[0]), scores(made[1]))
-    assert f"{dense}: the projection 32 -> 16 is new, with random weights (seed 0)" in caplog.text.replace("\n", " ")
-    assert not load_retriever(str(late), TokenProjection(token_weights=True), WeightedMaxSim()).pooling.is_new
-    assert load_retriever(str(late), TokenProjection(dim=4), MaxSim()).pooling.is_new
+        assert torch.equal(scores(made[0]), scores(made[1]))
+        assert f"{dense}: new weights of the pooling (seed 0): layers.0.linear.weight [16, 32]\n" in caplog.text
+        caplog.clear()
+        load_retriever(str(late), TokenProjection(token_weights=True), WeightedMaxSim())
+        assert f"{late}: new weights of the pooling (seed 0): weight.weight [1, 32], weight.bias [1]\n" in caplog.text
+        load_retriever(str(late), TokenProjection(dim=4), MaxSim())
+        assert f"{late}: new weights of the pooling (seed 0): layers.0.linear.weight [4, 32]\n" in caplog.text
+
+
+class Scaled(Dot):
+    """A scorer with a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.randn(()))
+
+    def forward(self, queries: Embeddings, passages: Embeddings) -> torch.Tensor:
+        return self.factor * super().forward(queries, passages)
+
+
+def late_parts(**settings: Any) -> tuple[Pooling, Scorer]:
+    return TokenProjection(layers=[Dense(32, 8, bias=False)], **settings), MaxSim()
+
+
+def dense_parts(normalize: bool = True) -> tuple[Pooling, Scorer]:
+    return Projected(MeanPooling(), [Dense(32, 12, activation="Tanh")], normalize), Scaled()
+
+
+@pytest.mark.parametrize(
+    ("parts", "changed"), [(late_parts, {"normalize": False}), (dense_parts, {"normalize": False})]
+)
+def test_parts_that_are_repeated_keep_their_weights_and_others_are_seeded_and_said(
+    parts: Callable[..., tuple[Pooling, Scorer]],
+    changed: dict,
+    modernbert: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def weights(of: Retriever) -> list[torch.Tensor]:
+        return [*of.pooling.state_dict().values(), *of.scorer.state_dict().values()]
+
+    pooling, scorer = parts()
+    name = save_run(retriever(modernbert, pooling=pooling, scorer=scorer), tmp_path / "run.ckpt")
+    expected = weights(load_retriever(name, trust_remote_code=True))
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="ifir_lightning.retriever"):
+        assert all(map(torch.equal, expected, weights(load_retriever(name, *parts(), trust_remote_code=True))))
+        assert caplog.records == []
+        first, second = (load_retriever(name, *parts(**changed), trust_remote_code=True) for _ in range(2))
+    assert "(seed 0): layers.0.linear.weight [" in caplog.text
+    assert not torch.equal(expected[0], weights(first)[0])
+    assert all(map(torch.equal, weights(first), weights(second)))
 
 
 def test_query_expansion_belongs_to_late_interaction(

@@ -59,7 +59,7 @@ def rebuild(description: Description, base: type[Any], trust_remote_code: bool =
         return cls(**{key: _rebuilt(value, trust_remote_code) for key, value in arguments.items()})
     except (ImportError, AttributeError, TypeError) as error:
         raise InputError(
-            f"the checkpoint names the class {path} with {arguments}, which cannot be made ({error}); allowed are "
+            f"recipe or checkpoint name the class {path} with {arguments}, which cannot be made ({error}); allowed are "
             "classes of this version, or your own where Python finds them: install what the checkpoint was made with"
         ) from error
 

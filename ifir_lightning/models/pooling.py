@@ -138,7 +138,6 @@ class TokenProjection(Pooling):
         taken = start if isinstance(start, TokenProjection) else None
         if self.layers is None and taken and taken.layers and self.dim in (None, taken.width):
             self.layers = taken.layers
-        self.is_new = self.layers is None
         if self.layers is None:
             self.layers = nn.ModuleList([Dense(hidden_size, self.dim or 128, self.bias)])
         check_chain(dense_layers(self.layers), hidden_size)
