@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 
 from ifir_lightning.errors import InputError
+from ifir_lightning.models.description import describe, phrase
 from ifir_lightning.models.pairs import PairModel, PairSettings, cut, load_pair_model, pair_limits
 from ifir_lightning.records import Row, row_passages
 from ifir_lightning.reranking import Reranker
@@ -58,8 +59,7 @@ class RetrieverTeacher(Teacher):
 
     @property
     def identity(self) -> dict[str, Any]:
-        text = {name: str(value) for name, value in asdict(self.retriever.tokenizer.format).items()}
-        return {"name": self.name, "kind": "retriever", "weights": weights_digest(self.retriever)} | text
+        return {"name": self.name, "kind": "retriever"} | retriever_identity(self.retriever)
 
     def __call__(self, rows: Sequence[Row]) -> list[list[float]]:
         distinct = dict.fromkeys(passage for row in rows for passage in row_passages(row))
@@ -165,6 +165,16 @@ def check_finite(rows: Sequence[Row], scores: Sequence[Sequence[float]]) -> None
                 f"a score of query {row.query_id!r} is {broken}; allowed are finite scores: look at the model's "
                 "weights, then run the command again, which continues"
             )
+
+
+def retriever_identity(retriever: Retriever) -> dict[str, str]:
+    """Plain data that differ where a retriever's scores would, wherever it lies."""
+    return {
+        "weights": weights_digest(retriever),
+        "pooling": phrase(describe(retriever.pooling)),
+        "scorer": phrase(describe(retriever.scorer)),
+        **{name: str(value) for name, value in asdict(retriever.tokenizer.format).items()},
+    }
 
 
 def weights_digest(model: nn.Module) -> str:

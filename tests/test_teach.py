@@ -21,6 +21,7 @@ from transformers import (
 
 from ifir_lightning import durable
 from ifir_lightning.callbacks.teacher import TeacherFigures
+from ifir_lightning.commands.mine import mine
 from ifir_lightning.commands.teach import teach
 from ifir_lightning.data import teacher_cache
 from ifir_lightning.data.datamodule import PromptrieverData
@@ -32,6 +33,7 @@ from ifir_lightning.distillation import KLDivergence, MarginMSE
 from ifir_lightning.errors import InputError
 from ifir_lightning.export import write_export
 from ifir_lightning.losses import InfoNCE, Loss
+from ifir_lightning.mining import Choice
 from ifir_lightning.models.pairs import PairSettings, cut
 from ifir_lightning.models.pooling import MeanPooling, TokenProjection
 from ifir_lightning.models.scoring import Cosine, MaxSim
@@ -288,6 +290,28 @@ def test_other_settings_and_other_weights_are_another_teacher(
         (folder / file.name).write_bytes(file.read_bytes())
     with pytest.raises(InputError, match="a teacher whose weights is"):
         teach(str(folder), table, output, "cross-encoder", PairSettings(label=1))
+
+
+SETTINGS_OF_PARTS = [
+    ("1_Pooling/config.json", {"pooling_mode": "cls"}, "pooling"),
+    ("config_sentence_transformers.json", {"similarity_fn_name": "dot"}, "scorer"),
+]
+
+
+@pytest.mark.parametrize(("file", "changes", "part"), SETTINGS_OF_PARTS)
+def test_the_same_weights_with_other_parts_are_another_retriever(
+    file: str, changes: dict, part: str, modernbert: Path, table: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bi"
+    write_export(load_retriever(str(modernbert), MeanPooling(), Cosine()), folder, card="")
+    teach(str(folder), table, str(tmp_path / "cache"))
+    mine(str(folder), table, str(tmp_path / "mined"), choice=Choice(2, 12))
+    settings = {key: value for key, value in json.loads((folder / file).read_text()).items() if "_mode" not in key}
+    (folder / file).write_text(json.dumps(settings | changes))
+    with pytest.raises(InputError, match=f"a teacher whose {part} is '(Mean|Cos)[^']*', now it is '(CLS|Dot)"):
+        teach(str(folder), table, str(tmp_path / "cache"))
+    with pytest.raises(InputError, match=f"was mined with {part} '(Mean|Cos)[^']*', now it is '(CLS|Dot)"):
+        mine(str(folder), table, str(tmp_path / "mined"), choice=Choice(2, 12))
 
 
 @pytest.mark.parametrize("change", ["text", "title", "docid", "instruction", "has_instruction", "order"])

@@ -21,7 +21,7 @@ from ifir_lightning.errors import InputError
 from ifir_lightning.mining import STATE, Choice, Miner, check_pool
 from ifir_lightning.records import Passage
 from ifir_lightning.retriever import Retriever, load_retriever
-from ifir_lightning.teachers import weights_digest
+from ifir_lightning.teachers import retriever_identity
 from ifir_lightning.text_format import TextSettings
 
 _log = logging.getLogger(__name__)
@@ -78,14 +78,12 @@ def mine(
 def _identity(
     checkpoint: str, retriever: Retriever, table: datasets.Dataset, pool: Sequence[Passage], choice: Choice
 ) -> dict[str, Any]:
-    text = {name: str(value) for name, value in asdict(retriever.tokenizer.format).items()}
     return {
         "checkpoint": checkpoint,
-        "weights": weights_digest(retriever),
         "data": fingerprint(table),
         "pool": fingerprint_pool(pool),
         **asdict(choice),
-        **text,
+        **retriever_identity(retriever),
     }
 
 
