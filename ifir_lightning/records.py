@@ -261,9 +261,9 @@ class _SegmentReduce(torch.autograd.Function):
 def token_chunks(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:
     """Texts sorted by length, in parts of at most ``max_tokens`` tokens (a single text may exceed it)."""
     order_B = lengths_B.argsort(descending=True, stable=True)
-    start = 0
+    total_B = lengths_B[order_B].cumsum(0)
+    start = done = 0
     while start < len(order_B):
-        total = lengths_B[order_B[start:]].cumsum(0)
-        stop = start + max(1, int((total <= max_tokens).sum()))
+        stop = max(start + 1, int(torch.searchsorted(total_B, done + max_tokens, right=True)))
         yield order_B[start:stop]
-        start = stop
+        start, done = stop, int(total_B[stop - 1])

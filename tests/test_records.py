@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import torch
 
-from ifir_lightning.records import Batch, Embeddings, Tokens, segment_reduce, segment_rows
+from ifir_lightning.records import Batch, Embeddings, Tokens, segment_reduce, segment_rows, token_chunks
 
 TEXTS = [[7, 1, 4], [5], [2, 9, 8, 3, 6], [11, 10]]
 
@@ -32,6 +32,28 @@ def unpack(tokens: Tokens) -> list[list[int]]:
 def vectors(lengths: list[int], with_weights: bool = True) -> Embeddings:
     values_ND = torch.arange(2.0 * sum(lengths)).view(-1, 2)
     return Embeddings(torch.tensor(lengths), values_ND, values_ND[:, 0] + 0.5 if with_weights else None)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 7, 8, 30, 1000])
+def test_token_chunks_equal_a_slow_loop(max_tokens: int) -> None:
+    lengths = torch.randint(0, 12, (50,), generator=torch.Generator().manual_seed(0)).tolist()
+    expected: list[list[int]] = []
+    left = 0
+    for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):
+        if not expected or lengths[text] > left:
+            expected.append([])
+            left = max_tokens
+        expected[-1].append(text)
+        left -= lengths[text]
+    assert [chunk.tolist() for chunk in token_chunks(torch.tensor(lengths), max_tokens)] == expected
+
+
+def test_chunks_of_many_texts_take_no_longer_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that are summed, over all chunks: as many as there are texts."""
+    summed, cumsum = [], torch.Tensor.cumsum
+    monkeypatch.setattr(torch.Tensor, "cumsum", lambda values, dim: summed.append(len(values)) or cumsum(values, dim))
+    assert len(list(token_chunks(torch.full((600,), 5), 10))) == 300
+    assert sum(summed) == 600
 
 
 def test_offsets_are_where_each_text_begins() -> None:
