@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ifir_lightning.data.sampling import GroupSampler
 from ifir_lightning.data.synthetic import training_rows
 from ifir_lightning.errors import InputError
 from ifir_lightning.export import write_export
-from ifir_lightning.mining import Choice
+from ifir_lightning.mining import Choice, Miner
 from ifir_lightning.models.pooling import MeanPooling, TokenProjection
 from ifir_lightning.models.scoring import Cosine, MaxSim
 from ifir_lightning.records import Embeddings, Passage, Row
@@ -214,6 +215,15 @@ def test_the_pool_of_a_table_has_no_instruction_negatives(table: str) -> None:
     assert broken
     assert not broken & {p.id for p in pool}
     assert {p.text for p in pool} == {p.text for p in pool_of(table)}
+
+
+def test_the_negatives_that_are_replaced_are_not_held(
+    heads: dict[str, str], table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Row] = []
+    monkeypatch.setattr(Miner, "__call__", lambda self, rows, folder: given.extend(rows) or [[] for _ in rows])
+    mine(heads["bi"], table, str(tmp_path / "mined"), choice=Choice(3, 20))
+    assert given == [replace(row, hard_negatives=()) for row in rows_of(table)]
 
 
 def test_interrupted_and_continued_gives_the_same_bytes(

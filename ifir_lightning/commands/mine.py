@@ -67,7 +67,8 @@ def mine(
     retriever = load_retriever(checkpoint, text=text, device=place, trust_remote_code=trust_remote_code)
     _begin(folder, _identity(checkpoint, retriever, table, passages, choice))
     if not (folder / TABLE).exists():
-        rows = [formats.to_row(record) for record in table]
+        without = table.remove_columns([_COLUMN])  # which nobody reads, and which would fill the memory
+        rows = [formats.to_row({**record, _COLUMN: None}) for record in without]
         negatives = Miner(retriever, passages, choice, max_tokens)(rows, folder)
         _write_table(table, negatives, folder / TABLE)
         _report(negatives, choice)
