@@ -1,6 +1,7 @@
 """Every published form of a training table gives the same rows."""
 
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets.arrow_writer import ArrowWriter
+from datasets.table import InMemoryTable
 from tables import REAL_TABLES, RECORDS, ROWS, record, rows_of, write_jsonl, write_parquet
 
-from ifir_lightning.data import formats
+from ifir_lightning.data import formats, teacher_cache
 from ifir_lightning.data.columns import PASSAGE_COLUMNS
 from ifir_lightning.data.formats import (
     check_table,
@@ -34,6 +36,18 @@ def test_every_form_reads_the_same_rows(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "lines" / "deeper" / "b.jsonl", RECORDS[2:])
     for path in (parquet, jsonl, tmp_path / "folder [1]", tmp_path / "lines"):
         assert rows_of(path) == ROWS
+
+
+@pytest.mark.parametrize("digest", [formats.fingerprint, teacher_cache.fingerprint])
+def test_fingerprints_do_not_see_row_groups(digest: Callable[[datasets.Dataset], str]) -> None:
+    def in_parts(*stops: int) -> datasets.Dataset:
+        parts = [whole.slice(start, stop - start) for start, stop in zip((0, *stops), (*stops, 3), strict=True)]
+        return datasets.Dataset(InMemoryTable(pa.concat_tables(parts)))
+
+    whole = pa.Table.from_pylist(RECORDS).combine_chunks()
+    assert in_parts(1, 1, 2).data.column("query_id").num_chunks == 4
+    assert digest(in_parts()) == digest(in_parts(1, 1, 2)) == digest(in_parts(2))
+    assert digest(in_parts()) != digest(datasets.Dataset(InMemoryTable(whole.take([1, 0, 2]))))
 
 
 def test_train_files_are_preferred_and_parquet_comes_before_jsonl(tmp_path: Path) -> None:
