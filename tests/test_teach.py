@@ -359,6 +359,9 @@ def test_teachers_that_are_none(bert: Path, table: str, tmp_path: Path, tokenize
         PairSettings(prompt="only {query}")
     with pytest.raises(InputError, match=r"of the 512 positions of teacher .* are free; allowed are limits"):
         load_teacher(cross_encoder(tmp_path, tokenizer, 1), "cross-encoder", PairSettings(max_query_length=600))
+    for none in (PairSettings(max_query_length=0), PairSettings(max_passage_length=0)):
+        with pytest.raises(InputError, match=r"are (0 and None|None and 0), but .* allowed are limits from 1 whose"):
+            load_teacher(cross_encoder(tmp_path, tokenizer, 1), "cross-encoder", none)
 
 
 def test_a_folder_that_is_no_cache(head: dict[str, str], table: str, tmp_path: Path) -> None:

@@ -205,8 +205,9 @@ def pair_limits(pair: PairModel, settings: PairSettings) -> tuple[int, int]:
         getattr(pair.model.config, "max_position_embeddings", None) or 2**31, pair.tokenizer.model_max_length
     )
     free = positions - len(pair.encode([""], [""])["input_ids"][0]) - _SPARE
-    query = settings.max_query_length or min(304, max(1, free // 2))
-    passage = settings.max_passage_length or min(512, free - query)
+    query, passage = settings.max_query_length, settings.max_passage_length
+    query = min(304, max(1, free // 2)) if query is None else query
+    passage = min(512, free - query) if passage is None else passage
     if min(query, passage) < 1 or query + passage > free:
         raise InputError(
             f"pairs.max_query_length and max_passage_length are {settings.max_query_length} and "
