@@ -49,8 +49,9 @@ class Choice:
 
     Relations:
         sentence-transformers' ``mine_hard_negatives`` has the same two margins (for positive scores above 0), with
-        ``range_min`` = rank_from - 1 and ``range_max`` = rank_to. NV-Retriever (Moreira et al., 2024, section 3.2)
-        calls them TopK-MarginPos and TopK-PercPos, whose percentage is 1 - relative_margin.
+        ``range_min`` = rank_from - 1 and ``range_max`` = rank_to, but counts ``range_min`` among the passages that
+        its margins leave, and positives among ``range_max``; here margins change no rank. NV-Retriever (Moreira et
+        al., 2024, section 3.2) calls them TopK-MarginPos and TopK-PercPos, whose percentage is 1 - relative_margin.
     """
 
     rank_from: int = 10
