@@ -1,10 +1,9 @@
 """Retriever: texts -> embeddings -> scores, the same object in training, validation, prediction and a notebook."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from types import UnionType
 from typing import TypeVar
 
 import torch
@@ -22,11 +21,10 @@ from ifir_lightning.models.scoring import Scorer
 from ifir_lightning.models.snapshot import snapshot
 from ifir_lightning.models.transformer import build_transformer, load_tokenizer
 from ifir_lightning.records import Embeddings, Passage, Tokens, token_chunks
-from ifir_lightning.text import TextTokenizer
+from ifir_lightning.text import TextTokenizer, listed
 from ifir_lightning.text_format import TextFormat, TextSettings
 
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 Part = TypeVar("Part", Pooling, Scorer)
 
 CPU_TOKENS = 2048
@@ -106,8 +104,8 @@ class Retriever(nn.Module):
         Raises:
             InputError: No query, one that is no text, or another number of instructions.
         """
-        texts = _checked(texts, "queries", str)
-        instructions = [""] * len(texts) if instructions is None else _checked(instructions, "instructions", str)
+        texts = listed(texts, "queries", str)
+        instructions = [""] * len(texts) if instructions is None else listed(instructions, "instructions", str)
         if len(instructions) != len(texts):
             raise InputError(
                 f"encode_queries got {len(texts)} queries and {len(instructions)} instructions; allowed are as many "
@@ -125,7 +123,7 @@ class Retriever(nn.Module):
         Raises:
             InputError: No passage, or one that is neither a text nor a ``Passage``.
         """
-        texts = _checked(texts, "passages", str | Passage)
+        texts = listed(texts, "passages", str | Passage)
         passages = [text if isinstance(text, Passage) else Passage("", "", text) for text in texts]
         return self.encode(self.tokenizer.passages(passages), max_tokens)
 
@@ -293,13 +291,3 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def _checked(texts: Iterable[T], what: str, kind: type | UnionType) -> list[T]:
-    """A list, also of an array or a table's column; a single text is none."""
-    listed = [] if isinstance(texts, str) else list(texts)
-    wrong = [f"number {place} is {text!r:.60}" for place, text in enumerate(listed) if not isinstance(text, kind)]
-    if wrong or not listed:
-        got = wrong[0] if wrong else f"{texts!r:.60}"
-        raise InputError(f"{what}: {got}; allowed is a list of one or more texts: pass a list of strings")
-    return listed

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from types import UnionType
 from typing import TypeVar
 
 import numpy as np
@@ -184,3 +185,17 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     while num_suffix < len(empty) and empty[-1 - num_suffix] == letter[-1 - num_suffix]:
         num_suffix += 1
     return len(empty), num_suffix
+
+
+def listed(texts: Iterable[T], what: str, kind: type | UnionType) -> list[T]:
+    """A list, also of an array or a table's column; a single text is none.
+
+    Raises:
+        InputError: It is empty, or an item is not of ``kind``.
+    """
+    items = [] if isinstance(texts, str) else list(texts)
+    wrong = [f"number {place} is {item!r:.60}" for place, item in enumerate(items) if not isinstance(item, kind)]
+    if wrong or not items:
+        got = wrong[0] if wrong else f"{texts!r:.60}"
+        raise InputError(f"{what}: {got}; allowed is a list of one or more texts: pass a list of strings")
+    return items
