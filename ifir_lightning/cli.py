@@ -42,7 +42,7 @@ from ifir_lightning.errors import InputError
 from ifir_lightning.fsdp import FSDP2
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.options import run
-from ifir_lightning.resume import Resume, Start, find_checkpoint, find_start, is_branch, training_settings
+from ifir_lightning.resume import Resume, Start, branch_point, find_checkpoint, find_start, training_settings
 from ifir_lightning.security import refusal, restrict_imports
 
 _log = logging.getLogger(__name__)
@@ -139,8 +139,9 @@ class RetrieverCLI(LightningCLI):
             dumped = self._parser("fit").dump(config, format="json", skip_none=False, skip_link_targets=False)
             settings = training_settings(json.loads(dumped))
             self.start = find_start(Path(folder), checkpoint, config["resume"], settings)
-            if not is_branch(Path(folder), checkpoint):
-                config["ckpt_path"] = None  # of this start, not of the run that config.yaml describes
+            config["ckpt_path"] = branch_point(Path(folder), self.start)  # of the run, not of this start
+            if config["ckpt_path"]:
+                settings["ckpt_path"] = config["ckpt_path"]
             self.save_config_kwargs = {"start": self.start, "settings": settings}
             return
         self.save_config_callback = None

@@ -13,6 +13,7 @@ from ifir_lightning.security import check_checkpoint
 _log = logging.getLogger(__name__)
 Resume = Literal["auto", "never"]
 _TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision")
+_PARTS = ("seed_everything", "model", "data")
 _HOW_NOT_WHAT = (
     "data.num_workers",
     "model.backbone.attention",
@@ -39,17 +40,30 @@ def is_branch(folder: Path, ckpt_path: str | None) -> bool:
     return not Path(str(ckpt_path)).resolve().is_relative_to(folder.resolve())
 
 
-def training_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a recipe that change what training computes, as dotted keys: the seed, the model, the data, of the
-    trainer what touches gradients, and where a branch begins. Number of steps, devices, workers, validation and logging
-    may change.
+def branch_point(folder: Path, start: Start | None) -> str | None:
+    """The checkpoint of another run at which the run in ``folder`` began, as its own checkpoints remember."""
+    if start is None:
+        return None
+    if is_branch(folder, str(start.checkpoint)):
+        return str(start.checkpoint)
+    remembers = manifests.manifest_path(start.checkpoint).is_file()
+    return manifests.read_manifest(start.checkpoint).settings.get("ckpt_path") if remembers else None
+
+
+def changes_training(key: str) -> bool:
+    """Whether a setting, as a dotted key, changes what training computes: the seed, the model, the data, and of the
+    trainer what touches gradients. Number of steps, devices, workers, validation and logging may change.
     """
-    trainer = {name: config["trainer"][name] for name in _TRAINER}
-    parts = {name: config[name] for name in ("seed_everything", "model", "data")}
+    part, _, name = key.partition(".")
+    return key not in _HOW_NOT_WHAT and (part in _PARTS or (part == "trainer" and name in _TRAINER))
+
+
+def training_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Those settings of a recipe that change training, as dotted keys, and where a branch begins."""
+    settings = {key: value for key, value in _flatten(config).items() if changes_training(key)}
     if is_branch(Path(config["trainer"]["default_root_dir"]), config["ckpt_path"]):
-        parts["ckpt_path"] = config["ckpt_path"]
-    flat = _flatten({**parts, "trainer": trainer})
-    return {key: value for key, value in flat.items() if key not in _HOW_NOT_WHAT}
+        settings["ckpt_path"] = config["ckpt_path"]
+    return settings
 
 
 def find_start(folder: Path, ckpt_path: str | None, resume: Resume, settings: dict[str, Any]) -> Start | None:
@@ -137,8 +151,8 @@ def _check_empty(folder: Path) -> None:
 
 def _check_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     keys = sorted((before.keys() | now.keys()).difference(_HOW_NOT_WHAT))  # an older version may have written one
-    if "ckpt_path" not in now and "ckpt_path" in keys:
-        keys.remove("ckpt_path")  # the continuation of a branch need not repeat where it began
+    if "ckpt_path" in keys and _begins_there(before.get("ckpt_path"), now.get("ckpt_path")):
+        keys.remove("ckpt_path")
     changed = [key for key in keys if before.get(key) != now.get(key)]
     if changed and (before or "ckpt_path" in now):
         named = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
@@ -146,6 +160,13 @@ def _check_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -
             f"trainer.default_root_dir {folder} holds a run with other settings: {named}; to continue it they must be "
             "the same: restore them, choose another folder, or continue on purpose with --ckpt_path last"
         )
+
+
+def _begins_there(before: str | None, now: str | None) -> bool:
+    """Whether a branch that began at ``before`` is what is asked for: the checkpoint, or the run folder it lies in. Its
+    continuation need not repeat it.
+    """
+    return now is None or (before is not None and Path(before).resolve().is_relative_to(Path(now).resolve()))
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -125,6 +125,8 @@ def test_a_branch_that_was_interrupted_goes_on_as_any_run(tmp_path: Path, caplog
     assert f"fit begins at {trunk}" in caplog.text
     own = save(branch, 35, {"seed_everything": 0, "model.rate": 0.1, "ckpt_path": str(trunk)} | TRAINED)
     assert find(branch, trunk) == find(branch, None) == Start(own, 35)
+    save(tmp_path / "trunk", 40, {})
+    assert find(branch, tmp_path / "trunk") == Start(own, 35)  # which went on since
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,9 @@ def test_a_run_from_scratch_is_no_branch(tmp_path: Path) -> None:
 
 
 def test_the_commands_of_the_readme(terminal, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """At smoke size. The same command again goes on with the branch, and so does its config.yaml."""
+    """At smoke size. The same command again goes on with the branch, and so do its config.yaml and ``last``; each time
+    its config.yaml says where it began, though only the trunk's folder was named.
+    """
     trunk, branch = [
         line.replace("runs/quickstart", str(tmp_path / "run")).replace("step-00000400", "step-00000002").split()[3:]
         for line in (ROOT / "README.md").read_text().splitlines()
@@ -165,6 +169,9 @@ def test_the_commands_of_the_readme(terminal, tmp_path: Path, caplog: pytest.Log
     branch += [*smoke, "--model.schedule.decay_steps=1", "--trainer.max_steps=3"]
     terminal.runs(*trunk)
     start = at(tmp_path / "run-trunk" / "checkpoints", 2)
+    branch[branch.index(str(start))] = str(tmp_path / "run-trunk")
+    for later in start.parent.glob("step-00000004.*"):
+        later.unlink()
     terminal.runs(*branch)
     assert f"continues after step 2 ({start.name})" in caplog.text
     own = at(tmp_path / "run-500" / "checkpoints", 3)
@@ -173,6 +180,11 @@ def test_the_commands_of_the_readme(terminal, tmp_path: Path, caplog: pytest.Log
     terminal.runs(*branch)
     assert "continues after step 3 (step-00000003.ckpt)" in caplog.text
     caplog.clear()
-    terminal.runs("fit", f"--config={tmp_path / 'run-500' / 'config.yaml'}", "--trainer.max_steps=4")
+    config = tmp_path / "run-500" / "config.yaml"
+    terminal.runs("fit", f"--config={config}", "--trainer.max_steps=4")
     assert "continues after step 3 (step-00000003.ckpt)" in caplog.text
-    assert manifests.newest(own.parent) == at(own.parent, 4)
+    terminal.runs("fit", f"--config={config}", "--trainer.max_steps=5", "--ckpt_path=last")
+    assert f"ckpt_path: {start}\n" in config.read_text()
+    newest = manifests.newest(own.parent)
+    assert newest == at(own.parent, 5)
+    assert manifests.verify(newest).settings["ckpt_path"] == str(start)

@@ -104,8 +104,7 @@ def test_the_range_over_pairs_of_seeds(numbers: Compare, world: Path) -> None:
 
 def test_last_and_best_validation(numbers: Compare, world: Path) -> None:
     values = {step: recorded(world / "late-0", step)["benchmark"]["p_mrr"] for step in STEPS}
-    best = max(values, key=lambda step: values[step])
-    for validation, step in (("last", STEPS[-1]), ("best", best)):
+    for validation, step in (("last", STEPS[-1]), ("best", recorded_best(world / "late-0"))):
         report = numbers("late-0", validation=validation)
         (run,) = report["recipes"][0]["runs"]
         assert (run["step"], run["p_mrr"]) == (step, pytest.approx(values[step]))
@@ -113,6 +112,21 @@ def test_last_and_best_validation(numbers: Compare, world: Path) -> None:
     assert numbers("bi", validation="best")["recipes"][0]["runs"][0]["p_mrr"] == max(
         recorded(world / "bi", step)["benchmark"]["p_mrr"] for step in STEPS
     )
+
+
+def test_a_run_that_never_got_better_than_it_began(numbers: Compare, world: Path, tmp_path: Path) -> None:
+    """Its best is not trained; the steps differ from those of another run."""
+    tasks = [str(world / name) for name in ("travel", "food")]
+    run = write_run_folder(tmp_path / "run", tasks, seed=0, skill=-50, settings=LATE)
+    report = numbers("late-0", str(run), validation="best")
+    assert {seed["step"] for seed in report["recipes"][0]["runs"]} == {0, recorded_best(world / "late-0")}
+    assert "different steps" in " ".join(report["warnings"])
+    (alone,) = numbers(str(run), validation="best")["recipes"]
+    assert alone["initialisation"] == "random (modernbert, 2 layers of 32), not trained"
+
+
+def recorded_best(folder: Path) -> int:
+    return max(STEPS, key=lambda step: float(recorded(folder, step)["benchmark"]["p_mrr"]))
 
 
 def test_curves_are_the_validations_with_a_band_over_seeds(numbers: Compare, world: Path) -> None:
@@ -158,8 +172,9 @@ def test_what_differs_is_listed_and_a_second_change_warned_of(world: Path, numbe
     assert report["settings"]["data.global_batch_size"] in ([8, 4], [4, 8])
     (warning,) = report["warnings"]
     assert warning.endswith("differ in more than pooling and scorer: data.global_batch_size")
-    how = {"watchdog": {"silent_seconds": 60}, "non_finite": {"action": "skip"}, "extra": None}  # changes no number
-    same = write_run_folder(tmp_path / "same", tasks, settings=LATE | how)
+    trainer = {"max_steps": 20, "accumulate_grad_batches": 2, "num_nodes": 2, "logger": {"class_path": "CSVLogger"}}
+    how = {"watchdog": {"silent_seconds": 60}, "trainer": trainer, "data": {"global_batch_size": 8, "num_workers": 3}}
+    same = write_run_folder(tmp_path / "same", tasks, settings=LATE | how | {"extra": None, "verbose": False})
     assert set(numbers("late-0", str(same))["settings"]) == set(numbers("late-0", "late-1")["settings"])
 
 
@@ -172,35 +187,67 @@ def test_an_untrained_model_is_a_run(numbers: Compare) -> None:
     assert untrained["runs"][0]["step"] == 0
 
 
+@pytest.fixture
+def again(world: Path, tmp_path: Path) -> Callable[..., str]:
+    """A checkpoint of a run of the world that ``validate`` took in another folder."""
+    tasks = [str(world / name) for name in ("travel", "food")]
+
+    def write(name: str, run: str, step: int = 20, **settings: Any) -> str:
+        checkpoint = {"ckpt_path": str(world / run / "checkpoints" / f"step-{step:08d}.ckpt"), "verbose": False}
+        folder = write_run_folder(tmp_path / name, tasks, 0, 3, steps=None, settings=LATE | checkpoint | settings)
+        metrics = folder / "followir" / "validate" / "metrics.json"
+        metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"step": step}))
+        return str(folder)
+
+    return write
+
+
 def test_a_checkpoint_that_was_validated_elsewhere_is_a_trained_run(
-    numbers: Compare, world: Path, tmp_path: Path
+    numbers: Compare, again: Callable[..., str]
 ) -> None:
     """With the step of the checkpoint, which its validation records."""
-    tasks = [str(world / name) for name in ("travel", "food")]
-    checkpoint = world / "late-0" / "checkpoints" / "step-00000020.ckpt"
-    other = write_run_folder(
-        tmp_path / "again", tasks, 0, 3, steps=None, settings=LATE | {"ckpt_path": str(checkpoint)}
-    )
-    metrics = other / "followir" / "validate" / "metrics.json"
-    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"step": 20}))
-    report = numbers("bi", str(other))
-    again = by_name(report, "again")
-    assert again["initialisation"] == "random (modernbert, 2 layers of 32)"
-    assert again["runs"][0]["step"] == 20
+    report = numbers("bi", again("again", "late-0"))
+    found = by_name(report, "again")
+    assert found["initialisation"] == "random (modernbert, 2 layers of 32)"
+    assert found["runs"][0]["step"] == 20
     assert [curve["queries_seen"] for curve in report["curves"] if curve["recipe"] == "again"] == [[20 * 8 * 2]]
 
 
-def test_branches_of_one_trunk_per_seed_are_seeds_of_one_recipe(numbers: Compare, world: Path, tmp_path: Path) -> None:
-    """A trunk that differs otherwise, or another place in it, is another recipe."""
+def test_a_validation_belongs_to_the_recipe_that_trained_its_checkpoint(
+    numbers: Compare, again: Callable[..., str]
+) -> None:
+    """Each seed's at a step of its own; what ``validate`` was told otherwise is said."""
+    best = [again("best-0", "late-0"), again("best-1", "late-1", step=10)]
+    assert [recipe["name"] for recipe in numbers(*best)["recipes"]] == ["best"]
+    assert [recipe["name"] for recipe in numbers("late-1", best[0])["recipes"]] == ["late-1"]
+    cut = again("cut", "late-0", model=LATE["model"] | {"text": {"max_query_length": 32}})
+    assert set(numbers("late-0", cut)["settings"]) == {"validate: model.text.max_query_length"}
+    assert "model.pooling.class_path" in numbers("late-0", again("other", "bi"))["settings"]
+    untrained = again("untrained", "late-0", ckpt_path=None)
+    assert numbers("late-0", untrained)["settings"] == {"trained": [True, False]}
+
+
+@pytest.fixture
+def branch(world: Path, tmp_path: Path) -> Callable[..., str]:
+    """A run that began in a trunk of its own."""
     tasks = [str(world / name) for name in ("travel", "food")]
 
-    def branch(name: str, seed: int, trunk: str, step: int = 10, **settings: Any) -> str:
+    def write(name: str, seed: int, trunk: str, step: int = 10, root: Path = tmp_path, **settings: Any) -> str:
         if not (tmp_path / trunk).exists():
             write_run_folder(tmp_path / trunk, tasks, seed, settings=LATE | settings)
-        begins = {"ckpt_path": str(tmp_path / trunk / "checkpoints" / f"step-{step:08d}.ckpt")}
+        begins = {"ckpt_path": str(root / trunk / "checkpoints" / f"step-{step:08d}.ckpt")}
         return str(write_run_folder(tmp_path / name, tasks, seed, settings=LATE | begins))
 
+    return write
+
+
+def test_branches_of_one_trunk_per_seed_are_seeds_of_one_recipe(
+    numbers: Compare, branch: Callable[..., str], tmp_path: Path
+) -> None:
+    """A trunk that differs otherwise, or another place in it, is another recipe; one that only went on is none."""
     same = [branch(f"short-{seed}", seed, f"trunk-{seed}") for seed in (0, 1, 2)]
+    config = tmp_path / "trunk-2" / "config.yaml"
+    config.write_text(config.read_text().replace("max_steps: 20", "max_steps: 400"))
     report = numbers(*same)
     assert [recipe["name"] for recipe in report["recipes"]] == ["short"]
     assert report["warnings"] == []
@@ -209,8 +256,22 @@ def test_branches_of_one_trunk_per_seed_are_seeds_of_one_recipe(numbers: Compare
     gone = branch("gone", 0, "lost")
     (tmp_path / "lost" / "config.yaml").unlink()
     settings = numbers(*same, later, other, gone)["settings"]
-    assert set(settings) == {"ckpt_path", "ckpt_path: data.global_batch_size", "ckpt_path: of"}
+    lost = "ckpt_path: of a run that is not there"
+    assert set(settings) == {"ckpt_path", "ckpt_path: data.global_batch_size", lost}
     assert sorted(settings["ckpt_path"]) == ["step-00000010.ckpt"] * 3 + ["step-00000020.ckpt"]
+
+
+def test_branches_are_compared_wherever_one_stands(
+    numbers: Compare, branch: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a relative path leads nowhere, the seeds stay together, and what is not known is said."""
+    same = [branch(f"short-{seed}", seed, f"trunk-{seed}", root=Path()) for seed in (0, 1)]
+    for place, num_warnings in ((tmp_path, 0), (Path(tmp_path.root), 1)):
+        monkeypatch.chdir(place)
+        report = numbers(*same)
+        assert [recipe["name"] for recipe in report["recipes"]] == ["short"]
+        lines = [f"short goes on from ckpt_path trunk-0/checkpoints/step-{10:08d}.ckpt, whose run is not there: how"]
+        assert [line[: len(lines[0])] for line in report["warnings"]] == lines * num_warnings
 
 
 def test_validations_on_other_tasks_than_the_last_are_left_out(numbers: Compare, world: Path, tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Runs that differ in seed and folder only are seeds of one recipe; what else differs between recipes is said."""
+"""Runs whose recipes differ in nothing that changes numbers but the seed are seeds of one recipe; what else differs
+between recipes is said.
+"""
 
 import re
 from collections.abc import Sequence
@@ -10,10 +12,13 @@ from typing import Any
 
 from ifir_lightning.comparison.run_folders import RunFolder, read_recipe
 from ifir_lightning.errors import InputError
+from ifir_lightning.resume import changes_training, is_branch
 
 ABSENT = "not there"
 _HEAD = ("model.pooling", "model.scorer")
-_HOW = ("watchdog.", "non_finite.", "trainer.enable_progress_bar", "trainer.enable_model_summary", "resume")
+_OF_FIT = ("trainer.max_", "trainer.callbacks")
+"""What runs of one recipe also share, though ``fit`` lets it change on the way."""
+_LOST = "ckpt_path: of a run that is not there"
 _PARADIGMS = {
     "MeanPooling": "bi-encoder",
     "CLSPooling": "bi-encoder",
@@ -31,7 +36,7 @@ class Recipe:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All keys of the recipe but seed and folder."""
+        """Those keys of the recipe that change numbers, but seed and folder."""
         return _settings(self.runs[0])
 
     @property
@@ -45,7 +50,8 @@ class Recipe:
                 for key in ("model_type", "num_hidden_layers", "hidden_size")
             )
             source = f"random ({kind}, {layers} layers of {width})"
-        return str(source) if self.runs[0].trained else f"{source}, not trained"
+        is_trained = any(run.of_training and run.step for run in self.runs)
+        return str(source) if is_trained else f"{source}, not trained"
 
     @property
     def paradigm(self) -> str:
@@ -104,7 +110,12 @@ def warnings_about(recipes: Sequence[Recipe]) -> list[str]:
         seeds = [run.seed for run in recipe.runs]
         if len(set(seeds)) < len(seeds):
             lines.append(f"{recipe.name} has seeds {seeds}: one that is there twice counts twice")
-    steps = {run.folder: run.step for recipe in recipes for run in recipe.runs if run.trained}
+        if _LOST in recipe.settings:
+            lines.append(
+                f"{recipe.name} goes on from ckpt_path {recipe.runs[0].recipe['ckpt_path']}, whose run is not there: "
+                "how that was trained is not compared (a relative path is read from the folder you are in)"
+            )
+    steps = {run.folder: run.step for recipe in recipes for run in recipe.runs if run.of_training}
     if len(set(steps.values())) > 1:
         found = ", ".join(f"{folder} {step}" for folder, step in steps.items())
         lines.append(f"the runs are compared at different steps: {found}")
@@ -115,35 +126,44 @@ def warnings_about(recipes: Sequence[Recipe]) -> list[str]:
 
 
 def _settings(run: RunFolder) -> dict[str, Any]:
-    """What can change a number. A branch's trunk is what it is called and does otherwise: each seed has its own."""
-    settings = _of_all_seeds(run.recipe, run.folder)
-    if checkpoint := settings.get("ckpt_path"):
-        otherwise = {key: value for key, value in _trunk(checkpoint).items() if settings.get(key) != value}
-        settings["ckpt_path"] = Path(checkpoint).name
-        settings |= {f"ckpt_path: {key}": value for key, value in otherwise.items()}
-    return settings
+    """What can change a number, but for the seed: how it was trained and, of another's checkpoint, what ``validate``
+    was told otherwise.
+    """
+    checkpoint = None if run.of_fit else run.recipe.get("ckpt_path")
+    source = _run_of(checkpoint) if checkpoint else None
+    settings = _of_fit(*(source or (run.recipe, run.folder)))
+    otherwise = _otherwise("validate", run.recipe, settings) if source else {}
+    return settings | otherwise | {"trained": run.of_training}
 
 
-def _trunk(checkpoint: str) -> dict[str, Any]:
-    """The settings of the run that a checkpoint is from; the checkpoint's path where they are not there."""
-    folder = Path(checkpoint).resolve().parent.parent
-    try:
-        return _of_all_seeds(read_recipe(folder / "config.yaml"), folder)
-    except InputError:
-        return {"of": checkpoint}
+def _of_fit(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Also of a branch where in its trunk it began, and what the trunk did otherwise: each seed has its own trunk."""
+    settings = {key: value for key, value in recipe.items() if _counts(key, value)}
+    checkpoint = recipe.get("ckpt_path")
+    if checkpoint is None or not is_branch(folder, checkpoint):
+        return settings
+    trunk = _run_of(checkpoint)
+    otherwise = _otherwise("ckpt_path", trunk[0], settings) if trunk else {_LOST: True}
+    return settings | {"ckpt_path": Path(checkpoint).name} | otherwise
 
 
-def _of_all_seeds(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _otherwise(where: str, recipe: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """What another recipe says otherwise of training."""
+    found = {key: value for key, value in recipe.items() if _counts(key, value) and not key.startswith(_OF_FIT)}
+    return {f"{where}: {key}": value for key, value in found.items() if settings.get(key) != value}
+
+
+def _run_of(checkpoint: str) -> tuple[dict[str, Any], Path] | None:
+    """Recipe and folder of the run that a checkpoint is from; None where it is not there."""
+    path = Path(checkpoint)
+    folder = next((each for each in (path, *path.parents[:2]) if (each / "config.yaml").is_file()), None)
+    return None if folder is None else (read_recipe(folder / "config.yaml"), folder)
+
+
+def _counts(key: str, value: Any) -> bool:
     """Null is as good as not there, where an older version wrote the recipe."""
-    kept = {key: value for key, value in recipe.items() if not _is_of_the_run(folder, key, value)}
-    return {key: value for key, value in kept.items() if value is not None and not key.startswith(_HOW)}
-
-
-def _is_of_the_run(folder: Path, key: str, value: Any) -> bool:
-    """Seed, folder, and the checkpoint of its own from which a run was continued."""
-    if key == "ckpt_path" and value:
-        return value == "last" or folder.resolve() in Path(value).resolve().parents
-    return key in ("seed_everything", "trainer.default_root_dir") or key.endswith(".seed")
+    is_seed = key == "seed_everything" or key.endswith(".seed")
+    return value is not None and not is_seed and (changes_training(key) or key.startswith(_OF_FIT))
 
 
 def _class_name(recipe: dict[str, Any], key: str) -> str:

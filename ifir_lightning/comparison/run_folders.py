@@ -50,9 +50,14 @@ class RunFolder:
         return int(self.record["step"])
 
     @property
-    def trained(self) -> bool:
-        """Whether ``fit`` made what was validated."""
-        return self.validation.name.startswith("step-") or bool(self.recipe.get("ckpt_path"))
+    def of_fit(self) -> bool:
+        """Whether ``fit`` validated; otherwise ``validate`` did."""
+        return self.validation.name.startswith("step-")
+
+    @property
+    def of_training(self) -> bool:
+        """Whether ``fit`` made what was validated, be it at its first step."""
+        return self.of_fit or bool(self.recipe.get("ckpt_path"))
 
     @property
     def seed(self) -> Any:
