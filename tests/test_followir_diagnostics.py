@@ -22,10 +22,12 @@ from ifir_lightning.spans import Span, query_spans
 SHARES = [f"score_share/{name}" for name in ("query", "instruction", "markers", "expansion")]
 
 
-def validate(backbone: Path, head: Head, tasks: list[str], folder: Path) -> tuple[dict[str, float], RetrieverModule]:
+def validate(
+    backbone: Path, head: Head, tasks: list[str], folder: Path, ckpt_path: Path | None = None
+) -> tuple[dict[str, float], RetrieverModule]:
     module = retriever(backbone, head)
     validating = trainer(folder, FollowIRDiagnostics(), FollowIRValidation(tasks))
-    validating.validate(module, synthetic_data(), verbose=False)
+    validating.validate(module, synthetic_data(), ckpt_path, verbose=False)
     return {name: float(value) for name, value in validating.callback_metrics.items()}, module
 
 
@@ -86,7 +88,7 @@ def test_what_is_logged(modernbert: Path, head: Head, tasks: list[str], tmp_path
     logged, module = validate(modernbert, head, tasks, tmp_path)
     found = figures(logged)
     assert {"effective_rank", "mean_cosine", "cost"} <= found.keys()
-    assert 1 <= found["effective_rank"] <= module.retriever.pooling.dim if head != "bi-encoder" else 32  # type: ignore[operator]
+    assert 1 <= found["effective_rank"] <= (32 if head == "bi-encoder" else module.retriever.pooling.dim)  # type: ignore[operator]
     assert 0 < found["cost"] < 100
     if head == "bi-encoder":
         assert not any(name in found for name in SHARES)
@@ -135,6 +137,19 @@ def test_it_is_logged_with_every_validation_of_a_fit(
         record = json.loads((tmp_path / "followir" / f"step-{step:08d}" / "diagnostics.json").read_text())
         assert record["step"] == step
         assert set(record["tasks"]) == {"travel"}
+
+
+def test_a_checkpoint_that_is_validated_has_the_step_and_the_alarm_of_its_training(
+    modernbert: Path, tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnostics, "COLLAPSED", -1.0)
+    fitting = trainer(tmp_path, max_steps=2)
+    fitting.fit(retriever(modernbert), synthetic_data())
+    fitting.save_checkpoint(tmp_path / "two.ckpt")
+    with pytest.warns(UserWarning, match="collapse: "):
+        validate(modernbert, "bi-encoder", tasks[:1], tmp_path, ckpt_path=tmp_path / "two.ckpt")
+    for name in ("metrics", "diagnostics"):
+        assert json.loads((tmp_path / "followir" / "validate" / f"{name}.json").read_text())["step"] == 2
 
 
 @pytest.mark.parametrize("settings", [{"smooth_temperature": 0.0}, {"top_k": 0}])

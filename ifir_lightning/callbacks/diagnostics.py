@@ -143,10 +143,10 @@ class FollowIRDiagnostics(ValidationObserver):
             "cost": float(distributed.average(torch.tensor(cost, device=module.device)))
         }
         if trainer.is_global_zero:
-            record = {"step": trainer.global_step, "means": means, "tasks": self._tasks}
+            record = {"step": module.steps_done, "means": means, "tasks": self._tasks}
             durable.write_text(folder / "diagnostics.json", json.dumps(record, indent=1))
             console(trainer).print(_table(means, folder.name))
-        if trainer.global_step and means["mean_cosine"] > COLLAPSED:
+        if module.steps_done and means["mean_cosine"] > COLLAPSED:
             rank_zero_warn(_alarm(means))
         self._tasks, self._seconds, self._total = {}, 0.0, 0.0
         return {f"followir/diagnostics/{name}": value for name, value in means.items()}

@@ -70,6 +70,6 @@ class InstructionMarginProbe(ValidationObserver):
         scales = (1, 1, 100, 100)
         figures = {name: value * scale for name, value, scale in zip(NAMES, means.tolist(), scales, strict=True)}
         if trainer.is_global_zero:
-            record = {"step": trainer.global_step, "num_rows": len(self._rows)} | figures
+            record = {"step": module.steps_done, "num_rows": len(self._rows)} | figures
             durable.write_text(folder / "probe.json", json.dumps(record, indent=1))
         return {f"followir/probe/{name}": value for name, value in figures.items()}
