@@ -57,7 +57,9 @@ def audit_queries(tokenizer: TextTokenizer, queries: Mapping[str, str], instruct
         identical=tuple(
             base
             for base in base_ids(queries)
-            if instructions[base + ORIGINAL] != instructions[base + CHANGED]
+            if base + ORIGINAL in seen
+            and base + CHANGED in seen
+            and instructions[base + ORIGINAL] != instructions[base + CHANGED]
             and seen[base + ORIGINAL] == seen[base + CHANGED]
         ),
     )

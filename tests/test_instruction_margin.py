@@ -159,6 +159,16 @@ def test_a_table_without_such_rows_is_refused_before_training(modernbert: Path, 
         trainer(tmp_path, InstructionMarginProbe(share=0.5), max_steps=1).fit(retriever(modernbert), data)
 
 
+def test_without_a_task_of_followir_it_would_see_nothing(modernbert: Path, tmp_path: Path) -> None:
+    tasks = ["beir:tests/beir"]
+    observed = trainer(tmp_path, InstructionMarginProbe(share=0.5), FollowIRValidation(tasks), max_steps=1)
+    says = r"InstructionMarginProbe of trainer.callbacks would see nothing: .*beir.* allowed is one or more: name one"
+    with pytest.raises(InputError, match=says):
+        observed.fit(retriever(modernbert), synthetic_data(num_rows=40))
+    with pytest.warns(UserWarning, match=says):
+        observed.validate(retriever(modernbert), synthetic_data(), verbose=False)
+
+
 def test_validate_reads_no_table(modernbert: Path, tmp_path: Path) -> None:
     task = write_task(tmp_path / "travel")
     validating = trainer(tmp_path, InstructionMarginProbe(), FollowIRValidation([task]))

@@ -51,6 +51,12 @@ def test_the_same_instruction_twice_is_no_lost_pair(audit) -> None:
     assert audit(6, instructions=same).identical == ()
 
 
+@pytest.mark.parametrize("lacking", ["1-og", "1-changed"])
+def test_one_of_a_pair_alone_is_no_lost_pair(audit, lacking: str) -> None:
+    queries = {id_: text for id_, text in QUERIES.items() if id_ != lacking}
+    assert audit(4, queries=queries).identical == ("2",)
+
+
 def test_a_query_that_never_had_an_instruction_loses_tokens_but_no_instruction(audit) -> None:
     cuts = audit(4, instructions=dict.fromkeys(QUERIES, ""))
     assert cuts.cut == ()

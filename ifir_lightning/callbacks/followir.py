@@ -44,7 +44,8 @@ class FollowIRValidation(Callback):
         untrained: Whether ``fit`` also validates the model before its first step.
 
     Raises:
-        InputError: A task that cannot be read, or two of one name, before training begins.
+        InputError: Before training begins: a task that cannot be read, two of one name, or callbacks that look at
+            FollowIR's tasks where there is none.
     """
 
     def __init__(self, tasks: list[str], max_tokens: int = 16384, untrained: bool = True) -> None:
@@ -72,6 +73,15 @@ class FollowIRValidation(Callback):
                 f"followir.tasks {self.paths}: {len(repeated)} have the name {repeated[0][1]!r}, which metrics "
                 "and files carry; allowed are distinct names: rename a folder or leave one out"
             )
+        if self.observers and not any(isinstance(task, Task) for task in self.tasks):
+            looking = ", ".join(type(each).__name__ for each in self.observers)
+            message = (
+                f"{looking} of trainer.callbacks would see nothing: followir.tasks {self.paths} has no task of "
+                "FollowIR; allowed is one or more: name one, or leave the callbacks out"
+            )
+            if stage == TrainerFn.FITTING:
+                raise InputError(message)
+            rank_zero_warn(message)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """The untrained model, as step 0 of the curves."""
@@ -184,10 +194,11 @@ def _table(tasks: list[RankingTask], results: list[Metrics], means: dict[str, fl
     table.add_column("task", no_wrap=True)
     for column in (*headline.values(), "queries", "query cut"):
         table.add_column(column, justify="right")
-    for metrics in results:
+    for task, metrics in zip(tasks, results, strict=True):
         values = [_shown(key, float(metrics[key])) for key in headline]
+        num_queries = metrics.get("num_queries", len(task.queries))
         cut = f"{metrics['truncated_query_tokens']:.1f}%"
-        table.add_row(escape(str(metrics["task"])), *values, str(metrics["num_queries"]), cut)
+        table.add_row(escape(str(metrics["task"])), *values, str(num_queries), cut)
     table.add_section()
     table.add_row("mean", *(_shown(key, means[key]) for key in headline), style="bold")
     return table
