@@ -117,8 +117,9 @@ class RetrieverModule(LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """As ``validation_step``."""
 
-    def predict_step(self, batch: Any, batch_idx: int) -> None:
-        """As ``validation_step``: ``TrecPrediction`` does the work."""
+    def predict_step(self, batch: Any, batch_idx: int) -> list[Any]:
+        """As ``validation_step``: ``TrecPrediction`` does the work. Of None Lightning would warn."""
+        return []
 
     def new_layers(self) -> list[Parameter]:
         """Parameters of what pooling, scorer and loss bring along."""
