@@ -157,8 +157,8 @@ class Miner:
                 embeddings = self.retriever(chunk.tokens.to(device))
                 places_P = on_device(torch.tensor([int(id_) for id_ in chunk.ids]), device)
                 for number, block in enumerate(blocks):
-                    scores_QP = self.retriever.scorer(block, embeddings)
-                    parts[number] = merge(parts[number], scores_QP, places_P, depth)
+                    new = self.retriever.scorer(block, embeddings), places_P.expand(len(block), -1)
+                    parts[number] = merge([parts[number], new], depth)
         scores, places_found = zip(*parts, strict=True)
         return (torch.cat(scores), torch.cat(places_found)), num_cut
 

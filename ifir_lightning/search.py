@@ -1,14 +1,16 @@
 """Exact search: every query against every passage of a task, of which the best are kept."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from math import inf
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ifir_lightning import distributed
 from ifir_lightning.benchmarks.task import RankingTask
-from ifir_lightning.metrics import Run, ranks
+from ifir_lightning.metrics import Run
 from ifir_lightning.records import Passage, on_device
 from ifir_lightning.reranking import Observer, Reranker, passage_chunks, share_cut
 from ifir_lightning.retriever import Retriever
@@ -23,14 +25,16 @@ def run_task(
     max_tokens: int = 16384,
     advance: Callable[[int], None] = lambda num_passages: None,
     observe: Observer = lambda encoded: None,
+    depth: int = 0,
 ) -> tuple[Run, float]:
     """The run of a task, by re-ranking its candidates or by search, and the share of passage tokens that were cut.
 
-    ``observe`` is called where candidates are re-ranked (``Reranker``).
+    ``observe`` is called where candidates are re-ranked (``Reranker``). A search keeps ``depth`` passages of each query
+    where that is more than the task's own.
     """
     queries = {id_: (text, task.instructions[id_]) for id_, text in task.queries.items()}
     if task.candidates is None:
-        return search(retriever, queries, task.passages, task.depth, max_tokens, advance)
+        return search(retriever, queries, task.passages, max(task.depth, depth), max_tokens, advance)
     return Reranker(retriever, max_tokens)(queries, task.passages, task.candidates, advance, observe)
 
 
@@ -61,17 +65,21 @@ def search(
     blocks = encoded.split(*(min(QUERIES_PER_BLOCK, len(encoded) - start) for start in starts))
     ordered = sorted(passages, reverse=True)
     place_of = {id_: place for place, id_ in enumerate(ordered)}
-    best = [nothing(len(block), retriever.device) for block in blocks]
-    cut = total = 0
+    best = [[nothing(len(block), retriever.device)] for block in blocks]
+    held = new = cut = total = 0
     with closing(passage_chunks(retriever, passages, passages, max_tokens)) as chunks:
         for chunk in chunks:
             embeddings = retriever(chunk.tokens.to(retriever.device))
             places_P = on_device(torch.tensor([place_of[id_] for id_ in chunk.ids]), retriever.device)
-            for number, block in enumerate(blocks):
-                best[number] = merge(best[number], retriever.scorer(block, embeddings), places_P, depth)
+            for parts, block in zip(best, blocks, strict=True):
+                parts.append((retriever.scorer(block, embeddings), places_P.expand(len(block), -1)))
+            new += len(chunk.ids)
+            if new >= held:  # so that all sorting together costs little more than the last
+                best, held, new = [[merge(parts, depth)] for parts in best], min(depth, held + new), 0
             cut, total = cut + int(chunk.tokens.cut_B.sum()), total + int(chunk.tokens.lengths_B.sum())
             advance(len(chunk.ids))
-    return _gather(_run(list(queries), ordered, best), depth), share_cut(cut, total)
+    found = _of_all_ranks([merge(parts, depth) for parts in best], min(depth, len(passages)))
+    return _run(list(queries), ordered, found), share_cut(cut, total)
 
 
 Best = tuple[Tensor, Tensor]
@@ -82,12 +90,27 @@ def nothing(num_queries: int, device: torch.device) -> Best:
     return torch.empty(num_queries, 0, device=device), torch.empty(num_queries, 0, dtype=torch.int64, device=device)
 
 
-def merge(best: Best, scores_QP: Tensor, places_P: Tensor, depth: int) -> Best:
-    """The best of both, by score and then by place."""
-    scores_QK = torch.cat([best[0], scores_QP], dim=1)
-    places_QK, order_QK = torch.cat([best[1], places_P.expand(scores_QP.shape)], dim=1).sort(dim=1)
+def merge(parts: Sequence[Best], depth: int) -> Best:
+    """The best of all parts, by score and then by place."""
+    scores_QK = torch.cat([scores_QK for scores_QK, _ in parts], dim=1)
+    places_QK, order_QK = torch.cat([places_QK for _, places_QK in parts], dim=1).sort(dim=1)
     scores_QK, order_QK = scores_QK.gather(1, order_QK).sort(dim=1, descending=True, stable=True)
     return scores_QK[:, :depth], places_QK.gather(1, order_QK)[:, :depth]
+
+
+def _of_all_ranks(best: list[Best], depth: int) -> list[Best]:
+    """The best of every rank, on every rank, a block of queries at a time."""
+    width = distributed.largest(max((places_QK.shape[1] for _, places_QK in best), default=0))
+    return [merge(_gathered(each, width), depth) for each in best]
+
+
+def _gathered(best: Best, width: int) -> list[Best]:
+    """Those of each rank; where it holds less than ``width``, what is filled in comes after all passages."""
+    scores_QK, places_QK = best
+    missing = (0, width - scores_QK.shape[1])
+    scores_RK = distributed.gather_rows(pad(scores_QK, missing, value=-inf))
+    places_RK = distributed.gather_rows(pad(places_QK, missing, value=torch.iinfo(places_QK.dtype).max))
+    return list(zip(scores_RK.split(len(scores_QK)), places_RK.split(len(places_QK)), strict=True))
 
 
 def _run(query_ids: list[str], passage_ids: list[str], best: list[Best]) -> Run:
@@ -97,12 +120,3 @@ def _run(query_ids: list[str], passage_ids: list[str], best: list[Best]) -> Run:
         query_id: dict(zip((passage_ids[place] for place in own_places), own_scores, strict=True))
         for query_id, own_scores, own_places in zip(query_ids, scores, places, strict=True)
     }
-
-
-def _gather(run: Run, depth: int) -> Run:
-    """The best passages of all ranks."""
-    parts = distributed.gather_objects(run)
-    if len(parts) == 1:
-        return run
-    merged = {query_id: {k: v for part in parts for k, v in part[query_id].items()} for query_id in run}
-    return {query_id: {id_: scores[id_] for id_ in list(ranks(scores))[:depth]} for query_id, scores in merged.items()}

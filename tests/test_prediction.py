@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import retriever, synthetic_data, trainer
 
 from ifir_lightning.callbacks.prediction import TrecPrediction
 from ifir_lightning.errors import InputError
@@ -58,6 +59,19 @@ def test_records_that_cannot_be_ranked_are_refused(tmp_path: Path, queries: str,
     with pytest.raises(InputError, match=rf"queries\.jsonl: {says}") as caught:
         prediction(tmp_path, queries)
     assert "\n" not in str(caught.value)
+
+
+def test_more_passages_than_the_metrics_of_a_task_look_at(modernbert: Path, tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    lines = [json.dumps({"_id": f"p{number}", "text": f"a quiet hotel {number}"}) for number in range(130)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    (tmp_path / "queries.jsonl").write_text('{"_id": "1", "text": "garden"}')
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\tp3\t1\n")
+    output = tmp_path / "run.trec"
+    for top_k, expected in ((1000, 130), (120, 120), (2, 2)):
+        writer = TrecPrediction(task=f"beir:{tmp_path}", output=str(output), top_k=top_k)
+        trainer(tmp_path, writer).predict(retriever(modernbert), synthetic_data(), return_predictions=False)
+        assert len(output.read_text().splitlines()) == expected
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

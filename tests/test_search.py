@@ -51,12 +51,33 @@ def test_of_equal_scores_the_greater_id_is_kept(modernbert: Path, monkeypatch: p
     assert {tuple(scores) for scores in found.values()} == {("d", "c")}
 
 
-def searched(backbone: Path) -> tuple[Run, float]:
-    reranking.TEXTS_PER_SLICE = 4
-    return search.search(retriever(backbone, "maxsim").eval().retriever, QUERIES, PASSAGES, DEPTH)
+def searched(backbone: Path, depth: int, slice_: int) -> tuple[Run, float]:
+    reranking.TEXTS_PER_SLICE = slice_
+    return search.search(retriever(backbone, "maxsim").eval().retriever, QUERIES, PASSAGES, depth, max_tokens=60)
 
 
-def test_the_number_of_ranks_changes_no_bit(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", 4)  # and restored
-    alone = searched(modernbert)
-    assert on_ranks(2, searched, modernbert) == [alone, alone]
+@pytest.mark.parametrize(("depth", "slice_"), [(DEPTH, 4), (2**31, 4), (DEPTH, len(PASSAGES))])
+def test_the_number_of_ranks_changes_no_bit(
+    modernbert: Path, depth: int, slice_: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether both hold more than the depth, less, or one of them nothing."""
+    monkeypatch.setattr(reranking, "TEXTS_PER_SLICE", slice_)  # and restored
+    alone = searched(modernbert, depth, slice_)
+    for found in on_ranks(2, searched, modernbert, depth, slice_):
+        assert found == alone
+        assert [list(scores) for scores in found[0].values()] == [list(scores) for scores in alone[0].values()]
+
+
+def test_all_that_is_sorted_is_a_few_times_what_is_found(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorted anew with every passage it would be half their number times as much."""
+    widths: list[int] = []
+    merge = search.merge
+
+    def counted(parts: list[search.Best], depth: int) -> search.Best:
+        widths.append(sum(scores_QK.shape[1] for scores_QK, _ in parts))
+        return merge(parts, depth)
+
+    monkeypatch.setattr(search, "merge", counted)
+    passages = {str(number): Passage(str(number), "", f"garden {number}") for number in range(64)}
+    search.search(ready(modernbert, "bi-encoder").retriever, {"q": ("hotel", "")}, passages, 2**31, max_tokens=1)
+    assert sum(widths) <= 4 * len(passages)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from statistics import fmean
 
@@ -10,10 +11,14 @@ from small import retriever, synthetic_data, trainer, write_task
 from test_benchmarks import INFOSEARCH, INSTRUCTIR, MFOLLOWIR, write, write_beir
 
 from ifir_lightning.benchmarks.names import named_task
+from ifir_lightning.benchmarks.task import RankingTask
+from ifir_lightning.callbacks import followir
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.callbacks.prediction import TrecPrediction
 from ifir_lightning.commands.evaluate import evaluate
+from ifir_lightning.metrics import Metrics, Run
+from ifir_lightning.records import Passage
 from ifir_lightning.trec import read_run
 
 LOGGED = {
@@ -86,7 +91,6 @@ def test_only_followir_has_a_picture(run_folder: Path) -> None:
     assert [path.name for path in run_folder.glob("**/*.png")] == ["p_mrr.png"]
 
 
-@pytest.mark.filterwarnings("ignore:predict returned None")
 @pytest.mark.parametrize("number", [1, 3, 5, 6])
 def test_predict_and_evaluate_agree_with_validation(
     number: int, modernbert: Path, run_folder: Path, tasks: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
@@ -138,7 +142,6 @@ def test_without_followir_there_is_nothing_of_followir(modernbert: Path, tasks: 
     }
 
 
-@pytest.mark.filterwarnings("ignore:predict returned None")
 def test_predict_keeps_the_best(modernbert: Path, run_folder: Path, tasks: list[str], tmp_path: Path) -> None:
     prediction = TrecPrediction(task=tasks[5], output=str(tmp_path / "run.trec"), top_k=2)
     trainer(tmp_path, prediction).predict(retriever(modernbert, "maxsim"), synthetic_data(), return_predictions=False)
@@ -146,3 +149,21 @@ def test_predict_keeps_the_best(modernbert: Path, run_folder: Path, tasks: list[
     assert read_run(tmp_path / "run.trec") == {
         query_id: dict(list(scores.items())[:2]) for query_id, scores in whole.items()
     }
+
+
+def test_a_benchmark_of_ones_own_counts_what_it_likes(
+    modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """With a lonely half of a pair among its queries; its number of queries is told from the task."""
+
+    class Own(RankingTask):
+        benchmark, headline = "own", {"moved": "moved"}
+
+        def evaluate(self, run: Run) -> Metrics:
+            return {"task": self.name, "moved": 1.0}
+
+    queries = {"1-og": "red", "2": "blue"}
+    own = Own("mine", queries, dict.fromkeys(queries, ""), {"a": Passage("a", "", "a car")}, None)
+    monkeypatch.setattr(followir, "named_task", lambda path: own)
+    trainer(tmp_path, FollowIRValidation(["own"])).validate(retriever(modernbert), synthetic_data(), verbose=False)
+    assert re.search(r"mine\W+1\.00\W+2\W+0\.0%", capsys.readouterr().out)

@@ -58,7 +58,7 @@ class TrecPrediction(Callback):
         assert isinstance(module, RetrieverModule)
         with trainer.precision_plugin.forward_context():
             if self.task is not None:
-                run, cut = run_task(module.retriever, self.task)
+                run, cut = run_task(module.retriever, self.task, depth=self.top_k)
             else:
                 run, cut = search(module.retriever, self.queries, self.passages, self.top_k)
         kept = {
