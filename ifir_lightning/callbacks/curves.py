@@ -14,8 +14,9 @@ from ifir_lightning.svg import as_text
 def draw_curves(folder: Path, output: Path) -> None:
     """Draw the validations under ``folder`` (``step-*/metrics.json``): p-MRR at the left, Score B at the right.
 
-    One thin line per task, a thick one for their mean; both axes x100. The folder is the only memory, so a
-    resumed run keeps its curve. Where there are ``probe.json`` files, the instruction margin is drawn below.
+    One thin line per task, a thick one for their mean over the validations on the tasks of the last one; both axes
+    x100. The folder is the only memory, so a resumed run keeps its curve. Where there are ``probe.json`` files, the
+    instruction margin is drawn below.
     """
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("step-*/metrics.json"))]
     probes = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("step-*/probe.json"))]
@@ -41,8 +42,10 @@ def _draw(axes: Axes, records: list[dict[str, Any]], key: str, label: str) -> No
     for name in by_name[-1]:  # a run may be resumed with other tasks
         points = [(step, values[name]) for step, values in zip(steps, by_name, strict=True) if name in values]
         axes.plot(*zip(*points, strict=True), marker=".", linewidth=1, alpha=0.7, label=as_text(name))
-    means = [record["benchmark"][key] for record in records]
-    axes.plot(steps, means, marker="o", markersize=4, linewidth=2.2, color="black", label="mean")
+    of_same = [record for record, values in zip(records, by_name, strict=True) if values.keys() == by_name[-1].keys()]
+    means = [record["benchmark"][key] for record in of_same]
+    own_steps = [record["step"] for record in of_same]
+    axes.plot(own_steps, means, marker="o", markersize=4, linewidth=2.2, color="black", label="mean")
     axes.annotate(f"{means[-1]:.1f}", (steps[-1], means[-1]), xytext=(4, 4), textcoords="offset points", fontsize=9)
     _label(axes, label)
 
