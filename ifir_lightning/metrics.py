@@ -132,13 +132,6 @@ def evaluate_run(run: Run, qrels: Qrels, changed: Changed, name: str, metric: Me
     }
 
 
-def benchmark(tasks: Sequence[Metrics]) -> dict[str, float]:
-    """The plain means over tasks of p-MRR and the Scores: the benchmark's values."""
-    if not tasks:
-        raise InputError("benchmark over 0 tasks: at least 1 is needed: name a task")
-    return {key: fmean(float(metrics[key]) for metrics in tasks) for key in BENCHMARK_KEYS}
-
-
 def refuse_nan(run: Run) -> None:
     """A NaN has no place in a ranking: it would be sorted anywhere."""
     for query_id, scores in run.items():

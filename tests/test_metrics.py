@@ -10,9 +10,7 @@ import pytest
 from ifir_lightning.data.evalset import load_task
 from ifir_lightning.errors import InputError
 from ifir_lightning.metrics import (
-    BENCHMARK_KEYS,
     base_ids,
-    benchmark,
     evaluate_run,
     p_mrr,
     query_values,
@@ -195,13 +193,6 @@ def test_score_is_the_metric_of_the_task(metric):
     metrics = evaluated(metric)
     assert metrics["ndcg_5_b"] != metrics["map_1000_b"]
     assert [metrics[f"score_{scale}"] for scale in "abc"] == [metrics[f"{metric}_{scale}"] for scale in "abc"]
-
-
-def test_benchmark_is_the_plain_mean_over_tasks():
-    tasks = [dict.fromkeys(BENCHMARK_KEYS, value) | {"num_queries": n} for value, n in ((10.0, 20), (40.0, 52))]
-    assert benchmark(tasks) == dict.fromkeys(BENCHMARK_KEYS, 25.0)
-    with pytest.raises(InputError, match=r"benchmark over 0 tasks.*name a task"):
-        benchmark([])
 
 
 def rounded(run):

@@ -1,4 +1,4 @@
-"""Runs and qrels as text: what is written is read back exactly, what is wrong is named with its line."""
+"""Runs as text: what is written is read back exactly, what is wrong is named with its line."""
 
 import math
 import random
@@ -7,7 +7,7 @@ import pytest
 
 from ifir_lightning import durable
 from ifir_lightning.errors import InputError
-from ifir_lightning.trec import read_qrels, read_run, write_qrels, write_run
+from ifir_lightning.trec import read_run, write_run
 
 
 def test_reads_the_published_form(tmp_path):
@@ -27,13 +27,6 @@ def test_lines_stand_by_rank_with_ties_by_descending_id(tmp_path):
     write_run(tmp_path / "run.trec", {"q": {"a": 1.0, "b": 1.0, "c": 2}}, "tag")
     lines = ["q Q0 c 1 2.0 tag", "q Q0 b 2 1.0 tag", "q Q0 a 3 1.0 tag"]
     assert (tmp_path / "run.trec").read_text().splitlines() == lines
-
-
-def test_qrels_are_read_back(tmp_path):
-    qrels = {"1-og": {"a": 2, "b": 0}, "1-changed": {"a": 0}}
-    write_qrels(tmp_path / "qrels.trec", qrels)
-    assert read_qrels(tmp_path / "qrels.trec") == qrels
-    assert (tmp_path / "qrels.trec").read_text().splitlines()[0] == "1-og 0 a 2"
 
 
 def test_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -75,12 +68,6 @@ def test_wrong_line_is_named(tmp_path, line, says):
 def test_a_byte_order_mark_is_no_part_of_the_first_id(tmp_path):
     (tmp_path / "run.trec").write_text("\ufeffq Q0 a 1 0.5 tag\n", encoding="utf-8")
     assert read_run(tmp_path / "run.trec") == {"q": {"a": 0.5}}
-
-
-def test_wrong_grade_is_named(tmp_path):
-    (tmp_path / "qrels").write_text("q 0 a 1.5\n")
-    with pytest.raises(InputError, match=r"qrels:1: grade '1.5'; allowed is a whole number: correct"):
-        read_qrels(tmp_path / "qrels")
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"])
