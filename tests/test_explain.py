@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small import HEADS, Head, retriever, write_task
 from test_benchmarks import write_beir
 
@@ -244,12 +245,19 @@ def test_ids_and_paths_are_printed_and_drawn_as_they_are(
 def test_passages_that_are_named_are_explained(
     modernbert: Path, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(command, "load_retriever", lambda *_, **__: ready(modernbert, "maxsim"))
+    devices: list[str] = []
+
+    def load(*_: Any, device: torch.device, **__: Any) -> Retriever:
+        devices.append(str(device))
+        return ready(modernbert, "maxsim")
+
+    monkeypatch.setattr(command, "load_retriever", load)
     loaded = load_task(task)
     base, output = loaded.base_ids[1], tmp_path / "why.html"
     wanted = loaded.candidates[base + "-og"][4:6]
     arguments = ["--checkpoint=x", "--task", task, "--query", base, "--passage", *wanted, f"--output={output}"]
-    run("explain", explain, arguments)
+    run("explain", explain, [*arguments, "--device=cpu:0"])
+    assert devices == ["cpu:0"]
     assert re.findall(r"^(\w+): rank", capsys.readouterr().out, flags=re.MULTILINE) == list(wanted)
     assert [f"<h2>{id_}</h2>" in output.read_text() for id_ in wanted] == [True, True]
 
@@ -262,6 +270,7 @@ def test_bad_input_is_answered_in_one_line_before_a_model_is_loaded(task: str, t
         ({"passage": ("zz",)}, rf"passage 'zz' is no candidate of query '{base}'; allowed are .* and 10 more: choose"),
         ({"task": beir}, r"task 'beir:.*' \(beir\) has no changed instructions; allowed are tasks of FollowIR and"),
         ({"output": "why.pdf"}, r"--output why\.pdf: allowed is a file that ends in \.html or \.htm: rename it"),
+        ({"device": "frog"}, r"--device frog: torch cannot compute there; allowed are cpu and a GPU that is there"),
         ({"output": f"{__file__}/why.html"}, r"--output .*: .*test_explain\.py is no folder to write in; allowed"),
     ):
         with pytest.raises(InputError, match=says) as caught:

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from ifir_lightning.benchmarks.mfollowir import MFollowIR
 from ifir_lightning.benchmarks.names import named_task
-from ifir_lightning.commands.places import output_file
+from ifir_lightning.commands.places import output_file, usable_device
 from ifir_lightning.data.evalset import Task
 from ifir_lightning.errors import InputError
 from ifir_lightning.explanation.explain import explain_passages
@@ -25,6 +25,7 @@ def explain(
     passage: tuple[str, ...] = (),
     output: str = "explain.html",
     trust_remote_code: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Write an HTML file, and a picture beside it.
 
@@ -35,11 +36,12 @@ def explain(
         passage: Ids of candidates of the query; by default the three whose rank changes most, on p-MRR's scale.
         output: The HTML file; the picture has the same name and ends in .png.
         trust_remote_code: Allow the checkpoint to run code of its own.
+        device: Where to compute, e.g. cuda.
     """
     loaded = _with_changes(task)
     candidates = _check(loaded, query, passage)
     page = output_file(output, ".html", ".htm")
-    retriever = load_retriever(checkpoint, trust_remote_code=trust_remote_code)
+    retriever = load_retriever(checkpoint, device=usable_device(device), trust_remote_code=trust_remote_code)
     ids = (query + ORIGINAL, query + CHANGED)
     queries = {id_: (loaded.queries[id_], loaded.instructions[id_]) for id_ in ids}
     run, _ = Reranker(retriever)(queries, loaded.passages, dict.fromkeys(ids, candidates))
