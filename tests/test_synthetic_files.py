@@ -139,8 +139,9 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="is not an empty folder: name a new folder, or empty this one"):
         synthesize(str(tmp_path), num_rows=1)
-    with pytest.raises(InputError, match="is not an empty folder"):
-        synthesize(str(tmp_path / "notes.txt"), num_rows=1)
+    for output in ("notes.txt", "notes.txt/world"):
+        with pytest.raises(InputError, match=r"--output .*: .*notes.txt is no folder to write in; allowed is one"):
+            synthesize(str(tmp_path / output), num_rows=1)
 
 
 def test_an_unknown_task_is_refused() -> None:

@@ -1,10 +1,9 @@
 """``python -m ifir_lightning synthesize``: the instruction world as files."""
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.markup import escape
 
+from ifir_lightning.commands.places import output_folder
 from ifir_lightning.data.synthetic import TASKS, training_rows, write_world
 
 
@@ -20,7 +19,7 @@ def synthesize(
         num_queries: Base queries per task, each with an original and a changed instruction.
         num_candidates: Passages to rank per query.
     """
-    write_world(Path(output), num_rows, seed, num_queries, num_candidates)
+    write_world(output_folder(output), num_rows, seed, num_queries, num_candidates)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"Wrote to [bold]{escape(output)}[/bold]:")
     console.print(f"  train/      {num_rows:,} rows in the layout of samaya-ai/msmarco-w-instructions")
