@@ -84,6 +84,7 @@ def _mean_and_error(tasks: Sequence[Array], counts: Sequence[Array]) -> tuple[Ar
         num_queries = len(values_QM)
         centre_M = values_QM.mean(0)  # squares of centred values: no cancellation
         deviations_QM = values_QM - centre_M
+        deviations_QM[np.abs(deviations_QM) < 1e-9 * np.abs(values_QM).max(0)] = 0  # rounding, of values all alike
         offset_RM = counts_RQ @ deviations_QM / num_queries
         square_RM = counts_RQ @ deviations_QM**2 / num_queries - offset_RM**2
         square_RM[square_RM < 1e-12 * deviations_QM.var(0)] = 0  # rounding, of samples that are all alike

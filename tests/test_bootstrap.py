@@ -124,3 +124,10 @@ def test_queries_that_agree() -> None:
     assert (found.values[1], found.lows[1], found.highs[1], found.p_values[1]) == (0, 0, 0, 1)
     assert (found.lows[2], found.highs[2]) == (-1, 1)
     assert found.p_values[2] > 0.3
+
+
+def test_differences_that_are_alike_but_for_rounding_have_no_width() -> None:
+    values = 100 * np.random.default_rng(0).random((20, 64))
+    found = bootstrap([(values + 2.7) - values], -200, 200, num_resamples=2000)
+    assert found.lows.tolist() == found.highs.tolist() == pytest.approx([2.7] * 64)
+    assert found.p_values.max() < 0.001
