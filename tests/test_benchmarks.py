@@ -198,6 +198,20 @@ def test_infosearch_metrics_by_hand(tmp_path: Path) -> None:
     }
 
 
+def test_queries_that_nobody_judged_do_not_count(tmp_path: Path) -> None:
+    """Query 4 is not judged at all, query 3 not when reversed."""
+    fourth = INFOSEARCH["queries"][0] | {"_id": "4"}
+    judged = qrels("1 a 0", "1 b 1", "2 c 1")
+    task = infosearch(tmp_path, queries=[*INFOSEARCH["queries"], fourth], qrels_reversed=judged)
+    assert len(task.queries) == 9
+    ends = ("og", "changed", "reversed")
+    run = {
+        f"{base}-{end}": ranked(order) for base, order in (("1", "bacd"), ("2", "cabd"), ("3", "dabc")) for end in ends
+    }
+    metrics = task.evaluate(run)
+    assert metrics["ndcg_10_original"] == metrics["ndcg_10_reversed"] == 100.0
+
+
 def test_a_base_query_without_one_of_its_runs_is_skipped_and_counted(tmp_path: Path) -> None:
     task = infosearch(tmp_path)
     run = {f"2-{end}": ranked("abcd") for end in ("og", "changed", "reversed")} | {"1-og": ranked("abcd")}

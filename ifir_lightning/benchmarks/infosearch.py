@@ -82,7 +82,8 @@ class InfoSearch(RankingTask):
         return fmean(wises), fmean(sicrs)
 
     def _ndcg(self, run: Run, end: str) -> float:
-        qrels = {query_id: grades for query_id, grades in self.qrels.items() if query_id.endswith(end)}
+        """Mean over the queries that are judged for this run."""
+        qrels = {query_id: grades for query_id, grades in self.qrels.items() if grades and query_id.endswith(end)}
         return fmean(trec_values(run, qrels, "ndcg_cut_10").values())
 
 
@@ -116,16 +117,19 @@ def complies(places: list[int], scores: list[float]) -> bool:
 
 
 def load(path_or_id: str) -> InfoSearch:
-    """Read one of the six attributes from a folder or the hub."""
+    """Read one of the six attributes from a folder or the hub; a query that ``qrels_og`` lacks is left out, as by the
+    authors.
+    """
     name = task_name(path_or_id)
     source = Source(name, read_tables(path_or_id, CONFIGS), CONFIGS)
-    texts = source.texts("queries", "_id", "text")
+    judged = {end: source.qrels(f"qrels_{end[1:]}") for end in RUNS}
+    asked = source.texts("queries", "_id", "text")
+    texts = {base: text for base, text in asked.items() if base in judged[ORIGINAL]}
     task = InfoSearch(name, {}, {}, source.corpus(), None, {})
     for end in RUNS:
-        asked = source.texts("queries", "_id", f"instruction_{end[1:]}")
-        judged = source.qrels(f"qrels_{end[1:]}")
-        source.check_judged(judged, texts, task.passages)
+        instructions = source.texts("queries", "_id", f"instruction_{end[1:]}")
+        source.check_judged(judged[end], texts, task.passages)
         for base, text in texts.items():
-            task.queries[base + end], task.instructions[base + end] = text, asked[base]
-            task.qrels[base + end] = judged.get(base, {})
+            task.queries[base + end], task.instructions[base + end] = text, instructions[base]
+            task.qrels[base + end] = judged[end].get(base, {})
     return task
