@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import wandb
 from ifir_lightning.cli import RetrieverCLI
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.export import write_export
-from ifir_lightning.models.layouts import PUNCTUATION
+from ifir_lightning.models.late_texts import PUNCTUATION
 from ifir_lightning.models.pooling import CLSPooling, TokenProjection
 from ifir_lightning.models.scoring import Cosine, MaxSim
 from ifir_lightning.module import RetrieverModule

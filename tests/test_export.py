@@ -1,7 +1,9 @@
 """Exported folders: whole or not at all, read back exactly, refused where others would compute something else."""
 
 import json
+import logging
 import resource
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 import yaml
 from ranks import on_ranks
 from small import HEADS, Head, make_head, retriever, synthetic_data, trainer, write_task
+from transformers import AutoTokenizer
 
 from ifir_lightning import Retriever, load_retriever, manifests
 from ifir_lightning.callbacks.checkpoint_io import ManifestIO
@@ -85,6 +88,44 @@ def test_the_files_of_a_pylate_folder(modernbert: Path, tmp_path: Path) -> None:
         "activation_function": "torch.nn.modules.linear.Identity",
         "use_residual": False,
     }
+
+
+@pytest.fixture
+def decoder(modernbert: Path, tmp_path: Path) -> Path:
+    """With a tokenizer as decoders have: it pads and cuts at the left, or has nothing to pad with."""
+    folder = shutil.copytree(modernbert, tmp_path / "decoder")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    more = {"padding_side": "left", "truncation_side": "left", "eos_token": "[SEP]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | more))
+    return folder
+
+
+def test_others_pad_and_cut_an_export_as_we_do(decoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        model = built(decoder, "bi-encoder", max_query_length=5)
+    assert f"the tokenizer of {decoder} cuts long texts at the left (truncation_side); here, and" in caplog.text
+    write_export(model, tmp_path / "out", card="")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")(
+        ["a quiet hotel near the harbour", ""], padding=True, truncation=True, max_length=5
+    )
+    ours = model.tokenizer.queries([("a quiet hotel near the harbour", ""), ("", "")]).input_ids_T.tolist()
+    assert theirs["attention_mask"] == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    assert theirs["input_ids"] == [ours[:5], ours[5:] + 3 * ours[-1:]]
+
+
+def test_a_late_interaction_folder_that_pads_at_the_left_is_said(
+    modernbert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PyLate would put the marker between the padding."""
+    write_export(built(modernbert, "maxsim"), tmp_path / "out", card="")
+    file = tmp_path / "out" / "tokenizer_config.json"
+    with caplog.at_level(logging.WARNING):
+        load_retriever(str(tmp_path / "out"))
+        assert "pads at the left" not in caplog.text
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": "left"}))
+        load_retriever(str(tmp_path / "out"))
+    assert f"{tmp_path / 'out'}: its tokenizer pads at the left, where PyLate puts markers" in caplog.text
 
 
 TOKENS, MEAN = TokenProjection, MeanPooling

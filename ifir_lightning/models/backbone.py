@@ -69,7 +69,7 @@ class Backbone(nn.Module):
         settings: BackboneSettings = BackboneSettings(),
     ) -> None:
         super().__init__()
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer = model, _laid_out_as_here(tokenizer)
         self.attention, self.max_padded_tokens = settings.attention, settings.max_padded_tokens
         if settings.max_tokens_per_chunk is not None and settings.max_tokens_per_chunk < 1:
             raise InputError(
@@ -198,6 +198,23 @@ class Backbone(nn.Module):
         self._count(len(tokens.input_ids_T), mask_BL.numel())
         outputs = self.model(input_ids=input_ids_BL, attention_mask=attend_BL)
         return outputs.last_hidden_state[mask_BL]
+
+
+def _laid_out_as_here(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer that other libraries, given what we write, fill and cut with as we do: at the right.
+
+    We need no token to fill with, they do: where there is none, it is the one that ends a text.
+    """
+    if tokenizer.truncation_side == "left":
+        _log.warning(
+            "the tokenizer of %s cuts long texts at the left (truncation_side); here, and in what is written from here "
+            "on, they are cut at the right",
+            tokenizer.name_or_path,
+        )
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _chunk_sizes(lengths: list[int], max_padded_tokens: int) -> Iterator[int]:

@@ -6,7 +6,6 @@ per token, settings in ``config_sentence_transformers.json``), ColBERTv2 (``arti
 
 import logging
 import re
-import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +17,12 @@ from ifir_lightning.errors import InputError, reason
 from ifir_lightning.models.dense import Activation, Dense
 from ifir_lightning.models.description import rebuild
 from ifir_lightning.models.files import OWN_SETTINGS, TOKEN_WEIGHTS, flag, load_into, read_json, read_tensor
+from ifir_lightning.models.late_texts import multi_vector_text, pylate_text, stanford_text
 from ifir_lightning.models.pooling import CLSPooling, LastTokenPooling, MeanPooling, Pooling, Projected, TokenProjection
 from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer
 from ifir_lightning.models.transformer import load_tokenizer, load_transformer
 
 _log = logging.getLogger(__name__)
-PUNCTUATION = tuple(string.punctuation)
 _POOLINGS: dict[str, Callable[[], Pooling]] = {"cls": CLSPooling, "mean": MeanPooling, "lasttoken": LastTokenPooling}
 _FLAGS = {  # of sentence-transformers before version 6
     "pooling_mode_cls_token": "cls",
@@ -109,10 +108,11 @@ def _read_modules(folder: Path, name: str, trust_remote_code: bool) -> Checkpoin
     read = Checkpoint(name, transformer, tokenizer)
     if "MultiVectorMask" in kinds:
         mask = read_json(modules[kinds.index("MultiVectorMask")][1] / "config.json", name)
-        read = _late_interaction(read, layers, said, _multi_vector_text(read, said, settings, mask))
+        text = multi_vector_text(said, settings, mask, tokenizer.get_added_vocab(), name)
+        read = _late_interaction(read, layers, said, text)
     elif "query_prefix" in said or any(module.startswith("pylate.") for module, _ in modules):
         weights = folder / TOKEN_WEIGHTS if own.get("token_weights") else None
-        read = _late_interaction(read, layers, said, _pylate_text(said, name), weights)
+        read = _late_interaction(read, layers, said, pylate_text(said, name), weights)
     else:
         pooling = modules[kinds.index("Pooling")][1] if "Pooling" in kinds else None
         read = _bi_encoder(read, pooling, layers, "Normalize" in kinds, said, settings)
@@ -181,55 +181,6 @@ def _model_limit(read: Checkpoint) -> int | None:
     return None if positions is None else min(positions, read.tokenizer.model_max_length)
 
 
-def _pylate_text(said: dict[str, Any], name: str) -> dict[str, Any]:
-    """PyLate's settings; what is null or missing has PyLate's default."""
-    defaults: dict[str, Any] = {
-        "query_prefix": "[Q] ",
-        "document_prefix": "[D] ",
-        "query_length": 32,
-        "document_length": 180,
-        "skiplist_words": PUNCTUATION,
-    }
-    full = defaults | {key: said[key] for key in defaults if said.get(key) is not None}
-    prompt = (said.get("prompts") or {}).get(said.get("default_prompt_name") or "", "")
-    expansion = "attended" if flag(said, "attend_to_expansion_tokens", False, name) else "unattended"
-    return {
-        "query_prefix": prompt,
-        "passage_prefix": prompt,
-        "query_marker": full["query_prefix"],
-        "passage_marker": full["document_prefix"],
-        "max_query_length": full["query_length"],
-        "max_passage_length": full["document_length"],
-        "passage_skiplist": _words(full["skiplist_words"]),
-        "query_expansion": expansion if flag(said, "do_query_expansion", True, name) else "none",
-    }
-
-
-def _words(said: Any) -> Any:
-    """A list as ``TextFormat`` has it, which refuses all else."""
-    return tuple(said) if isinstance(said, list) else said
-
-
-def _multi_vector_text(
-    read: Checkpoint, said: dict[str, Any], settings: dict[str, Any], mask: dict[str, Any]
-) -> dict[str, Any]:
-    """sentence-transformers 6: markers are prompts that are one added token, limits stand with the transformer."""
-    prompts, added = said.get("prompts") or {}, read.tokenizer.get_added_vocab()
-    query, passage = prompts.get("query") or "", prompts.get("document") or ""
-    expansion = settings.get("query_expansion") or {}
-    attend = flag(expansion, "attend", False, read.name)
-    limits = {
-        "max_query_length": expansion.get("length") or settings.get("query_length"),
-        "max_passage_length": settings.get("document_length"),
-    }
-    return {
-        "query_marker" if query in added else "query_prefix": query,
-        "passage_marker" if passage in added else "passage_prefix": passage,
-        "passage_skiplist": _words(mask.get("skiplist_words") or ()),
-        "query_expansion": ("attended" if attend else "unattended") if expansion else "none",
-    } | {key: value for key, value in limits.items() if value}
-
-
 def _late_interaction(
     read: Checkpoint, layers: list[Dense], said: dict[str, Any], text: dict[str, Any], weights: Path | None = None
 ) -> Checkpoint:
@@ -238,6 +189,12 @@ def _late_interaction(
         raise InputError(
             f"checkpoint {read.name!r} has no Dense layer, which late interaction needs; allowed are one or more: "
             "choose another checkpoint, or start from its encoder"
+        )
+    if read.tokenizer.padding_side == "left":
+        _log.warning(
+            "%s: its tokenizer pads at the left, where PyLate puts markers and query expansion between or before a "
+            "text's tokens; here a marker follows the first token and expansion the last, so scores differ",
+            read.name,
         )
     pooling = TokenProjection(layers=layers, token_weights=weights is not None)
     pooling.build(read.transformer.config.hidden_size)
@@ -284,12 +241,4 @@ def _read_stanford(
     layer.linear.load_state_dict({"weight": weight})
     pooling = TokenProjection(layers=[layer])
     pooling.build(transformer.config.hidden_size)
-    text = {
-        "query_marker": said.get("query_token_id") or "[unused0]",
-        "passage_marker": said.get("doc_token_id") or "[unused1]",
-        "max_query_length": said.get("query_maxlen") or 32,
-        "max_passage_length": said.get("doc_maxlen") or 180,
-        "passage_skiplist": PUNCTUATION if flag(said, "mask_punctuation", True, name) else (),
-        "query_expansion": "attended" if flag(said, "attend_to_mask_tokens", False, name) else "unattended",
-    }
-    return Checkpoint(name, transformer, tokenizer, pooling, MaxSim("sum"), text)
+    return Checkpoint(name, transformer, tokenizer, pooling, MaxSim("sum"), stanford_text(said, name))
