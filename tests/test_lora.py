@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import random_tokens
 from small import DROPOUT, TINY, Recorder, load_backbone, retriever, synthetic_data, trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ifir_lightning.callbacks.checkpoint_io import ManifestIO
 from ifir_lightning.callbacks.checkpoints import Checkpoints
@@ -17,7 +17,7 @@ from ifir_lightning.export import write_export
 from ifir_lightning.flops import matrix_weights
 from ifir_lightning.models import lora
 from ifir_lightning.models.backbone import Backbone, BackboneSettings
-from ifir_lightning.models.lora import LoraSettings, merge_adapters
+from ifir_lightning.models.lora import LoraSettings, add_adapters, merge_adapters
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.optimization import AdamW, Schedule
 from ifir_lightning.retriever import Retriever, load_retriever
@@ -164,6 +164,36 @@ def test_layers_by_the_end_of_their_name(modernbert: Path) -> None:
     assert {name.rpartition(".")[2] for name in adapted} == {"Wqkv"}
     with pytest.raises(InputError, match=r"target_modules is \['query'\], which cannot be adapted .* e.g. Wqkv"):
         with_adapters(modernbert, LoraSettings(target_modules=["query"]))
+
+
+@needs_peft
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        (
+            ["embed", "linear"],
+            r"target_modules is \['embed', 'linear'\], which names embed, not a linear layer .* linear:",
+        ),
+        (["conv"], r"target_modules is \['conv'\], which names conv, not a linear layer .* e.g. linear: correct it"),
+        (["linear"], None),
+        (None, None),
+    ],
+)
+def test_only_linear_layers_are_adapted(targets: list[str] | None, expected: str | None) -> None:
+    """peft also takes embeddings and convolutions, of which the merge of adapters knows nothing."""
+    layers = {"embed": nn.Embedding(4, 6), "conv": nn.Conv1d(6, 6, 1), "linear": nn.Linear(6, 6)}
+    settings = LoraSettings(rank=2, target_modules=targets)
+    if expected is None:
+        add_adapters(nn.ModuleDict(layers), settings)
+        return
+    with pytest.raises(InputError, match=expected):
+        add_adapters(nn.ModuleDict(layers), settings)
+
+
+@needs_peft
+def test_a_model_without_linear_layers_is_refused() -> None:
+    with pytest.raises(InputError, match=r"lora is set, but ModuleDict has no linear layer .*: set .* to null"):
+        add_adapters(nn.ModuleDict({"conv": nn.Conv1d(6, 6, 1)}), LORA)
 
 
 @needs_peft

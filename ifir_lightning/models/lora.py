@@ -40,7 +40,7 @@ def add_adapters(model: nn.Module, settings: LoraSettings) -> None:
     """Adapt layers in place and freeze all that was there.
 
     Raises:
-        InputError: peft is not installed, or no layer has such a name.
+        InputError: peft is not installed, no layer has such a name, or one that is not linear has.
     """
     if find_spec("peft") is None:
         raise InputError(
@@ -51,6 +51,11 @@ def add_adapters(model: nn.Module, settings: LoraSettings) -> None:
 
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     names = settings.target_modules or linear
+    if not linear:
+        raise InputError(
+            f"model.backbone.lora is set, but {type(model).__name__} has no linear layer (torch.nn.Linear); allowed "
+            "are encoders with some, whose adapters can be merged: set model.backbone.lora to null"
+        )
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -64,6 +69,13 @@ def add_adapters(model: nn.Module, settings: LoraSettings) -> None:
             f"model.backbone.lora.target_modules is {names}, which cannot be adapted ({reason(error)}); allowed are "
             f"ends of the names of linear layers, e.g. {linear[0].rpartition('.')[2]}: correct it, or leave it out"
         ) from error
+    adapted = {name.removesuffix(".base_layer") for name, _ in model.named_modules() if name.endswith(".base_layer")}
+    if others := sorted(adapted - set(linear)):
+        raise InputError(
+            f"model.backbone.lora.target_modules is {names}, which names {others[0]}, not a linear layer "
+            "(torch.nn.Linear), whose adapter could not be merged into its weights; allowed are ends of the names of "
+            f"linear layers, e.g. {linear[0].rpartition('.')[2]}: correct it, or leave it out"
+        )
 
 
 def merge_adapters(weights: Mapping[str, Tensor], settings: LoraSettings) -> dict[str, Tensor]:
