@@ -41,7 +41,8 @@ def training_flops(config: PretrainedConfig, num_weights: int, lengths_B: Tensor
     """FLOP of a forward and backward pass over texts of ``lengths_B`` real tokens, nothing computed twice.
 
     6 for each weight and token, and 12 * width for each layer and pair of tokens that sees each other (Chowdhery et
-    al., PaLM, appendix B), with the window of ModernBERT's local layers. Scoring is left out: it is a few per cent.
+    al., PaLM, appendix B), with the window of ModernBERT's local layers. Layers without attention have no pairs, those
+    of a kind that is not known have all. Scoring is left out: it is a few per cent.
 
     Args:
         config: Of the backbone.
@@ -50,10 +51,8 @@ def training_flops(config: PretrainedConfig, num_weights: int, lengths_B: Tensor
     """
     lengths_B = lengths_B.double()
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    window = 2 * (getattr(config, "sliding_window", None) or 0) + 1
-    pairs = {
-        "full_attention": lengths_B.square().sum(),
-        "sliding_attention": (lengths_B * lengths_B.clamp(max=window)).sum(),
-    }
-    attention = 12 * config.hidden_size * sum(float(pairs[kind]) for kind in kinds)
+    reach_B = (lengths_B - 1).clamp(max=getattr(config, "sliding_window", None) or 0)  # to each side
+    near, every = lengths_B * (2 * reach_B + 1) - reach_B * (reach_B + 1), lengths_B.square()
+    pairs = {"sliding_attention": float(near.sum()), "linear_attention": 0.0, "conv": 0.0}
+    attention = 12 * config.hidden_size * sum(pairs.get(kind, float(every.sum())) for kind in kinds)
     return 6 * num_weights * float(lengths_B.sum()) + attention

@@ -9,7 +9,7 @@ import torch
 from lightning import Callback
 from small import Recorder, retriever, synthetic_data, trainer
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel
+from transformers import AutoModel, PretrainedConfig
 
 from ifir_lightning.callbacks import throughput
 from ifir_lightning.callbacks.throughput import Throughput
@@ -107,8 +107,15 @@ def test_local_layers_see_their_window(modernbert: Path) -> None:
     """Layers full, sliding, sliding, full; 8 tokens to each side; widths of 32."""
     config = AutoModel.from_pretrained(modernbert).config
     assert config.layer_types == ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
-    pairs = 2 * (10 * 10 + 30 * 30) + 2 * (10 * 10 + 30 * 17)
-    assert training_flops(config, 7, torch.tensor([10, 30])) == 6 * 7 * 40 + 12 * 32 * pairs
+    near = [sum(abs(i - j) <= 8 for i in range(length) for j in range(length)) for length in (1, 10, 30)]
+    pairs = 2 * (1 + 10 * 10 + 30 * 30) + 2 * sum(near)
+    assert training_flops(config, 7, torch.tensor([1, 10, 30])) == 6 * 7 * 41 + 12 * 32 * pairs
+
+
+def test_layers_without_attention_have_no_pairs_and_other_kinds_all() -> None:
+    kinds = ["conv", "linear_attention", "full_attention", "chunked_attention"]
+    config = PretrainedConfig(layer_types=kinds, hidden_size=32, num_hidden_layers=4)
+    assert training_flops(config, 7, torch.tensor([10])) == 6 * 7 * 10 + 12 * 32 * 2 * 100
 
 
 @pytest.mark.parametrize(
