@@ -311,6 +311,14 @@ def test_code_in_a_folder_does_not_run(modernbert: Path, tmp_path: Path, model_t
     assert not witness.exists()
 
 
+def test_an_adapter_beside_the_weights_is_refused(bert: Path, tmp_path: Path) -> None:
+    """transformers would apply it and freeze all else."""
+    folder = shutil.copytree(bert, tmp_path / "adapter")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"adapter' holds an adapter of peft .*: merge it with merge_and_unload"):
+        load_retriever(str(folder), MeanPooling(), Cosine())
+
+
 def test_a_new_projection_does_not_depend_on_the_layout_of_the_checkpoint(modernbert: Path, tmp_path: Path) -> None:
     """Reading one layout draws random numbers, reading another does not."""
     name = save_run(retriever(modernbert), tmp_path / "run.ckpt")
@@ -404,6 +412,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
         r"model.text.max_query_length is {}",
     ),
     "no number": (lambda f: fill(f / "1_Dense/model.safetensors", float("nan")), r"weights that are no numbers \(1_De"),
+    "no number in the encoder": (lambda f: fill(f / "model.safetensors", float("nan")), r"are no numbers \(embeddings"),
     "no activation": (
         lambda f: edit(f / "1_Dense/config.json", activation_function=None),
         r"activation None; allowed are Identity, Tanh",

@@ -65,7 +65,7 @@ def read_tensor(folder: Path, key: str, name: str) -> Tensor:
     weights = {} if path is None else read_weights(path, name)
     if key not in weights:
         raise InputError(f"checkpoint {name!r} has no {key}; it is needed: download it anew or choose another")
-    _check_finite(weights[key], key, name)
+    check_finite(weights[key], key, name)
     return weights[key].float()
 
 
@@ -80,12 +80,13 @@ def load_into(layer: nn.Module, path: Path, name: str) -> None:
             f"{expected}; allowed is what the configuration describes: download it anew or choose another"
         )
     for key, value in weights.items():
-        _check_finite(value, f"{path.parent.name}/{path.name}, {key}", name)
+        check_finite(value, f"{path.parent.name}/{path.name}, {key}", name)
     layer.load_state_dict(weights)
 
 
-def _check_finite(values: Tensor, where: str, name: str) -> None:
-    if not values.isfinite().all():
+def check_finite(values: Tensor, where: str, name: str) -> None:
+    """InputError for weights that are no numbers; the sum is one where all are, and soon computed."""
+    if not values.sum(dtype=torch.float32).isfinite():
         raise InputError(
             f"checkpoint {name!r} holds weights that are no numbers ({where}); allowed are finite ones: download it "
             "anew or choose another"

@@ -1,5 +1,6 @@
 """The transformer and its tokenizer: read from a checkpoint, or built from a configuration with random weights."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers import (
 )
 
 from ifir_lightning.errors import InputError, reason
+from ifir_lightning.models.files import check_finite
 from ifir_lightning.models.modernbert import pack_layers
 
 PACKED_MODELS = ("modernbert",)
@@ -37,6 +39,11 @@ def load_transformer(folder: str, name: str, trust_remote_code: bool = False) ->
 
     safetensors where there are any; a pickle file is read with ``weights_only=True``, so that it cannot run code.
     """
+    if (Path(folder) / "adapter_config.json").is_file():
+        raise InputError(
+            f"checkpoint {name!r} holds an adapter of peft (adapter_config.json), with which nothing else would learn; "
+            "allowed are plain weights: merge it with merge_and_unload of peft, or move its files away"
+        )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         model, report = AutoModel.from_pretrained(
@@ -54,7 +61,10 @@ def load_transformer(folder: str, name: str, trust_remote_code: bool = False) ->
             f"checkpoint {name!r} lacks {len(missing)} weights of its {config.model_type}, e.g. {missing[0]}, "
             "which would be random; allowed is a complete checkpoint: download it anew or choose another"
         )
-    return _for_retrieval(model, config)
+    model = _for_retrieval(model, config)
+    for key, weights in model.named_parameters():
+        check_finite(weights, key, name)
+    return model
 
 
 def build_transformer(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
