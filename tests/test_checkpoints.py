@@ -311,12 +311,48 @@ def test_code_in_a_folder_does_not_run(modernbert: Path, tmp_path: Path, model_t
     assert not witness.exists()
 
 
+@pytest.fixture
+def coded(bert: Path, tmp_path: Path) -> Path:
+    """A BERT with a configuration and a model of its own."""
+    folder = shutil.copytree(bert, tmp_path / "coded")
+    (folder / "own.py").write_text(
+        "from transformers import BertConfig, BertModel\n"
+        "class OwnConfig(BertConfig):\n    model_type = 'own'\n"
+        "class OwnModel(BertModel):\n    config_class = OwnConfig\n"
+    )
+    code = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
+    edit(folder / "config.json", model_type="own", auto_map=code)
+    return folder
+
+
+def test_a_run_of_an_encoder_with_code_of_its_own_carries_the_code(coded: Path, tmp_path: Path) -> None:
+    """Its folder may be gone; and the code runs only where it is trusted."""
+    module = retriever(coded, backbone=BackboneSettings(trust_remote_code=True))
+    name = save_run(module, tmp_path / "run.ckpt")
+    shutil.rmtree(coded)
+    with pytest.raises(InputError, match=r"run.ckpt' has an encoder with code of its own; .*trust_remote_code"):
+        load_retriever(name)
+    read = load_retriever(name, trust_remote_code=True)
+    assert type(read.backbone.model).__name__ == "OwnModel"
+    assert torch.equal(scores(read), scores(module.retriever.eval()))
+    assert read.snapshot()["code"] == module.retriever.snapshot()["code"]
+    write_export(read, tmp_path / "out", card="")
+    assert torch.equal(scores(load_retriever(str(tmp_path / "out"), trust_remote_code=True)), scores(read))
+
+
 def test_an_adapter_beside_the_weights_is_refused(bert: Path, tmp_path: Path) -> None:
     """transformers would apply it and freeze all else."""
     folder = shutil.copytree(bert, tmp_path / "adapter")
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match=r"adapter' holds an adapter of peft .*: merge it with merge_and_unload"):
         load_retriever(str(folder), MeanPooling(), Cosine())
+
+
+def test_further_chat_templates_stop_no_run(modernbert: Path, tmp_path: Path) -> None:
+    model = load_retriever(str(modernbert), MeanPooling(), Cosine())
+    model.backbone.tokenizer.chat_template = {"default": "{{ messages }}", "tools": "{{ messages }}"}
+    files = model.snapshot()["tokenizer"]
+    assert set(files) == {"chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}  # type: ignore[call-overload]
 
 
 def test_a_new_projection_does_not_depend_on_the_layout_of_the_checkpoint(modernbert: Path, tmp_path: Path) -> None:
