@@ -560,15 +560,22 @@ def test_a_hub_id_is_fetched_at_its_revision(late: Path, monkeypatch: pytest.Mon
     assert asked == [("owner/name", "v1", False, False), ("name", None, False, True)]
 
 
+@pytest.mark.parametrize("place", ["1_Dense", "0_Transformer"])
 def test_pickled_weights_are_fetched_only_where_there_are_no_others(
-    late: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, late: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The transformer may lie in a folder of its own, as before version 2."""
     asked = []
-    (late / "1_Dense" / "model.safetensors").unlink()
+    modules = json.loads((late / "modules.json").read_text())
+    (late / "modules.json").write_text(json.dumps([modules[0] | {"path": "0_Transformer"}, modules[1]]))
+    (late / "0_Transformer").mkdir()
+    for file in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (late / file).rename(late / "0_Transformer" / file)
+    (late / place / "model.safetensors").unlink()
     monkeypatch.setattr(checkpoints, "_download", lambda *arguments: asked.append(arguments[2]) or late)
     with pytest.raises(InputError, match="owner/name"):
         load_retriever("owner/name")
-    assert asked[1] == ["1_Dense/pytorch_model*.bin"]
+    assert asked[1] == [f"{place}/pytorch_model*.bin"]
 
 
 def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

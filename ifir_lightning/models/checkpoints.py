@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from ifir_lightning import manifests
 from ifir_lightning.errors import InputError, reason
+from ifir_lightning.models.files import read_json
 from ifir_lightning.models.layouts import Checkpoint, read_folder
 from ifir_lightning.models.snapshot import read_snapshot
 
@@ -85,7 +86,7 @@ def _folder(checkpoint: str, trust_remote_code: bool) -> Path:
         )
     try:
         folder = _download(hub_id, revision, [*_FILES, *(["*.py"] if trust_remote_code else [])])
-        if pickled := [f"{part}pytorch_model*.bin" for part in _without_safetensors(folder)]:
+        if pickled := [f"{part}pytorch_model*.bin" for part in _without_safetensors(folder, checkpoint)]:
             _download(hub_id, revision, pickled)
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise InputError(
@@ -96,10 +97,12 @@ def _folder(checkpoint: str, trust_remote_code: bool) -> Path:
     return folder
 
 
-def _without_safetensors(folder: Path) -> list[str]:
+def _without_safetensors(folder: Path, name: str) -> list[str]:
     """Places of a checkpoint that hold weights, but not in safetensors: "" for the root, "1_Dense/", ..."""
-    dense = [path.parent for path in folder.glob("*Dense*/config.json")]
-    return [f"{place.name}/" if place != folder else "" for place in [folder, *dense] if not [*place.glob("*.safet*")]]
+    modules = read_json(folder / "modules.json", name, keys=("type", "path"), optional=True).get("entries")
+    with_weights = [each["path"] for each in modules or () if each["type"].endswith(("Transformer", "Dense"))]
+    places = [""] if modules is None else with_weights
+    return [f"{place}/" if place else "" for place in places if not [*(folder / place).glob("*.safet*")]]
 
 
 def _download(hub_id: str, revision: str, patterns: list[str]) -> Path:
