@@ -17,7 +17,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from small import HEADS, Head, make_head, retriever, synthetic_data, trainer
 from torch import nn
-from transformers import AutoTokenizer, MPNetConfig, MPNetModel, T5Config, T5Model
+from transformers import AutoTokenizer, MPNetConfig, MPNetModel, RobertaConfig, RobertaModel, T5Config, T5Model
 
 from ifir_lightning import Retriever, load_retriever, manifests
 from ifir_lightning.callbacks.checkpoint_io import ManifestIO
@@ -413,6 +413,28 @@ def test_the_limit_of_a_checkpoint_that_names_none(dense: Path) -> None:
     assert load_retriever(str(dense)).tokenizer.format.max_query_length == 77
     edit(dense / "tokenizer_config.json", model_max_length=10**30)
     assert load_retriever(str(dense)).tokenizer.format.max_passage_length == 512
+
+
+def test_a_limit_beyond_the_positions_is_lowered_to_them(dense: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edit(dense / "sentence_bert_config.json", max_seq_length=514)
+    with caplog.at_level(logging.WARNING):
+        text = load_retriever(str(dense)).tokenizer.format
+    assert (text.max_query_length, text.max_passage_length) == (512, 512)
+    assert "dense: its encoder has 512 positions, which are the limit in tokens in place of the 514" in caplog.text
+
+
+def test_the_limit_of_a_roberta_that_names_none(modernbert: Path, tmp_path: Path) -> None:
+    """It counts positions from padding_idx + 1, so that it has fewer than its configuration says."""
+    tokenizer, size = AutoTokenizer.from_pretrained(modernbert), {"hidden_size": 16, "intermediate_size": 16}
+    size |= {"num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 34}
+    config = RobertaConfig(vocab_size=len(tokenizer), pad_token_id=1, **size)
+    RobertaModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "plain")
+    tokenizer.save_pretrained(tmp_path / "plain")
+    text = TextSettings(max_query_length=20, max_passage_length=20)
+    write_export(load_retriever(str(tmp_path / "plain"), MeanPooling(), Cosine(), text), tmp_path / "out", card="")
+    for file in ("sentence_bert_config.json", "ifir_lightning.json"):
+        (tmp_path / "out" / file).unlink()
+    assert load_retriever(str(tmp_path / "out")).tokenizer.format.max_query_length == 32
 
 
 def cut(path: Path) -> None:

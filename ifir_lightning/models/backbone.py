@@ -14,7 +14,7 @@ from ifir_lightning.errors import InputError
 from ifir_lightning.models.attention import Attention, Kernel, choose_kernel, make_layout
 from ifir_lightning.models.lora import LoraSettings, add_adapters, merge_adapters
 from ifir_lightning.models.modernbert import encode_packed
-from ifir_lightning.models.transformer import PACKED_MODELS
+from ifir_lightning.models.transformer import PACKED_MODELS, num_positions
 from ifir_lightning.records import Hidden, Tokens, on_device, segment_rows
 
 _log = logging.getLogger(__name__)
@@ -91,10 +91,7 @@ class Backbone(nn.Module):
     @property
     def max_length(self) -> int | None:
         """Longest text, in tokens, that the position embeddings allow; None without such a limit."""
-        table = dict(self.model.named_modules()).get("embeddings.position_embeddings")
-        if isinstance(table, nn.Embedding):  # RoBERTa and MPNet count positions from padding_idx + 1
-            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-        return self.model.config.to_dict().get("max_position_embeddings")
+        return num_positions(self.model)
 
     def add_tokens(self, tokens: list[str]) -> list[str]:
         """Add those tokens that the vocabulary lacks, with new embeddings; returns them."""

@@ -20,7 +20,7 @@ from ifir_lightning.models.files import OWN_SETTINGS, TOKEN_WEIGHTS, flag, load_
 from ifir_lightning.models.late_texts import multi_vector_text, pylate_text, stanford_text
 from ifir_lightning.models.pooling import CLSPooling, LastTokenPooling, MeanPooling, Pooling, Projected, TokenProjection
 from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer
-from ifir_lightning.models.transformer import load_tokenizer, load_transformer
+from ifir_lightning.models.transformer import load_tokenizer, load_transformer, num_positions
 
 _log = logging.getLogger(__name__)
 _POOLINGS: dict[str, Callable[[], Pooling]] = {"cls": CLSPooling, "mean": MeanPooling, "lasttoken": LastTokenPooling}
@@ -116,7 +116,7 @@ def _read_modules(folder: Path, name: str, trust_remote_code: bool) -> Checkpoin
     else:
         pooling = modules[kinds.index("Pooling")][1] if "Pooling" in kinds else None
         read = _bi_encoder(read, pooling, layers, "Normalize" in kinds, said, settings)
-    return _with_own_settings(read, own)
+    return _within_positions(_with_own_settings(read, own))
 
 
 def _with_own_settings(read: Checkpoint, own: dict[str, Any]) -> Checkpoint:
@@ -129,6 +129,20 @@ def _with_own_settings(read: Checkpoint, own: dict[str, Any]) -> Checkpoint:
     limits = {name: own["text"][name] for name in ("max_query_length", "max_passage_length")}
     same = max(limits.values()) == read.text.get("max_query_length")
     return replace(read, text={**read.text, **limits}) if same else read
+
+
+def _within_positions(read: Checkpoint) -> Checkpoint:
+    """Limits beyond the encoder's positions, which no text could reach, lowered to them."""
+    positions = num_positions(read.transformer)
+    limits = {name: read.text.get(name) for name in ("max_query_length", "max_passage_length")}
+    known = {name: limit for name, limit in limits.items() if isinstance(limit, int)}
+    beyond = {name: limit for name, limit in known.items() if positions is not None and limit > positions}
+    if beyond:
+        _log.warning(
+            "%s: its encoder has %d positions, which are the limit in tokens in place of the %s that it says",
+            *(read.name, positions, " and ".join(str(limit) for limit in sorted(set(beyond.values())))),
+        )
+    return replace(read, text={**read.text, **dict.fromkeys(beyond, positions)})
 
 
 def _transformer_settings(root: Path, name: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -177,7 +191,7 @@ def _bi_encoder(
 
 def _model_limit(read: Checkpoint) -> int | None:
     """sentence-transformers' limit where none is written down."""
-    positions = getattr(read.transformer.config, "max_position_embeddings", None)
+    positions = num_positions(read.transformer) or getattr(read.transformer.config, "max_position_embeddings", None)
     return None if positions is None else min(positions, read.tokenizer.model_max_length)
 
 
@@ -241,4 +255,5 @@ def _read_stanford(
     layer.linear.load_state_dict({"weight": weight})
     pooling = TokenProjection(layers=[layer])
     pooling.build(transformer.config.hidden_size)
-    return Checkpoint(name, transformer, tokenizer, pooling, MaxSim("sum"), stanford_text(said, name))
+    text = stanford_text(said, name)
+    return _within_positions(Checkpoint(name, transformer, tokenizer, pooling, MaxSim("sum"), text))

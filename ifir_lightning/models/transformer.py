@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -91,6 +92,14 @@ def from_config(config: PretrainedConfig, trust_remote_code: bool = False) -> Pr
         trust_remote_code=trust_remote_code,
     )
     return _for_retrieval(model, config)
+
+
+def num_positions(model: PreTrainedModel) -> int | None:
+    """Longest text, in tokens, that the position embeddings allow; None without such a limit."""
+    table = dict(model.named_modules()).get("embeddings.position_embeddings")
+    if isinstance(table, nn.Embedding):  # RoBERTa and MPNet count positions from padding_idx + 1
+        return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return model.config.to_dict().get("max_position_embeddings")
 
 
 def _for_retrieval(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
