@@ -8,8 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from small import retriever
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
@@ -124,3 +126,32 @@ def test_the_answers_of_a_study_are_tables_and_pictures(tool, tmp_path: Path) ->
     assert "| plain | 30.0 | 0.50 | 1 |  |" in said
     assert "![p-MRR over queries](demand-1.svg)" in said
     assert (tmp_path / "demand-1.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(("off", "status"), [(0.0, 0), (0.001, 1), (float("nan"), 1)])
+def test_an_export_is_compared_as_peers_score_it(
+    off: float, status: int, tool, modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """A query of two tokens, a passage of one and one of two; the run's own scores have weights."""
+    check = tool("check_export")
+    own = {
+        "queries": np.array([[1.0, 0.0], [0.0, 1.0]], np.float32),
+        "query_rows": np.array([2], np.int16),
+        "passages": np.array([[0.6, 0.8], [1.0, 0.0], [0.0, -1.0]], np.float32),
+        "passage_rows": np.array([1, 2], np.int16),
+        "scores": np.array([[7.0, 8.0]], np.float32),
+    }
+    theirs = {"scores": np.array([[1.4, 1.0 + off]], np.float32)}
+    monkeypatch.setattr(check, "load_retriever", lambda run: retriever(modernbert, "weighted").retriever)
+    monkeypatch.setattr(check, "run", lambda *words: None)
+    monkeypatch.setattr(
+        check, "score", lambda python, library, folders, output: {folders[0].name: own if library == "ours" else theirs}
+    )
+    monkeypatch.setattr(check, "ENVIRONMENT", {})
+    monkeypatch.setattr(sys, "argv", ["check_export.py", f"--run={tmp_path}", "--peers=a", "--peers-6=b"])
+    with pytest.raises(SystemExit) as ended:
+        check.main()
+    said = capsys.readouterr().out
+    assert ended.value.code == status, said
+    assert said.count("largest difference") == 2
+    assert "the token weights of weighted MaxSim" in said
