@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from small import HEADS, Head, retriever, write_task
 from test_benchmarks import write_beir
 
@@ -18,7 +19,7 @@ from ifir_lightning.errors import InputError
 from ifir_lightning.explanation.explain import explain_passages, span_contributions, token_matches
 from ifir_lightning.explanation.page import write_page
 from ifir_lightning.explanation.parts import Explanation, Match, Part, aligned
-from ifir_lightning.explanation.picture import largest_changes
+from ifir_lightning.explanation.picture import draw_changes, largest_changes
 from ifir_lightning.metrics import rank_change, ranks
 from ifir_lightning.models.scoring import MaxSim, WeightedMaxSim
 from ifir_lightning.options import run
@@ -194,6 +195,18 @@ def test_text_of_passages_is_escaped(modernbert: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def task(tmp_path: Path) -> str:
     return write_task(tmp_path / "travel")
+
+
+def test_the_picture_has_one_scale_and_says_what_it_shows(
+    modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.append(figure))
+    draw_changes(tmp_path / "why.png", "a title", explained(ready(modernbert, "weighted")))
+    first, second = drawn[0].axes
+    assert first.get_xlim() == second.get_xlim()
+    assert all(label.get_visible() for panel in (first, second) for label in panel.get_xticklabels())
+    assert "blue raises it, red lowers it" in drawn[0].get_supxlabel()
 
 
 @pytest.mark.parametrize("head", ["bi-encoder", "weighted"])

@@ -12,18 +12,23 @@ from ifir_lightning.svg import as_text
 
 NUM_PARTS = 14
 UP, DOWN = "#1f6fb2", "#c4532d"
+LEGEND = (
+    "change of what a part of the query adds to the score (blue raises it, red lowers it)\n"
+    "+ only in the changed query, - only in the original"
+)
 
 
 def draw_changes(output: Path, title: str, explanations: Sequence[Explanation]) -> None:
-    """One panel per passage: the parts of the query that change its score most, and all others as one bar."""
+    """One panel per passage, all on one scale: the parts of the query that change its score most; the others as one."""
     rows = [largest_changes(each.parts) for each in explanations]
     heights = [len(parts) + 3 for parts in rows]
     figure = Figure(figsize=(9, 1 + 0.27 * sum(heights)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    panels = figure.subplots(len(rows), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
     for panel, explanation, parts in zip(panels, explanations, rows, strict=True):
         _draw(panel, explanation, parts)
     figure.suptitle(f"{as_text(title)}: what changes the score", fontsize=11)
+    figure.supxlabel(LEGEND, fontsize=8)
     figure.savefig(output)
 
 
@@ -44,7 +49,7 @@ def _draw(axes: Axes, explanation: Explanation, parts: Sequence[Part]) -> None:
     axes.invert_yaxis()
     axes.axvline(0, color="0.4", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(axis="x", labelsize=8)
+    axes.tick_params(axis="x", labelsize=8, labelbottom=True)
     before, after = explanation.scores
     ranks = f"rank {explanation.ranks[0]} to {explanation.ranks[1]}"
     score = f"score {before:.4f} to {after:.4f} ({after - before:+.4f})"
