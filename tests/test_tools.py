@@ -33,6 +33,39 @@ def run(name: str, *arguments: str) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
+BAD_VALUES = {
+    "faults.py": (["--cells", "kill", "no fault"], ["'no fault'", "kill, start, 1 rank"]),
+    "scaling.py": (["--processes", "1", "0"], ["--processes 0", "1 to 128"]),
+    "bench_maxsim.py": (["--rounds=0"], ["--rounds 0", "1 or more"]),
+    "bench_training.py": (["--rounds=0"], ["--rounds 0", "1 or more"]),
+    "bench_validation.py": (["--rounds=0"], ["--rounds 0", "1 or more"]),
+    "table_of_runs.py": ([], ["required", "folders"]),
+    "study_answers.py": (["no/study", "--pictures=docs"], ["no/study", "results.json"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_VALUES)
+def test_a_bad_value_is_said_in_one_line(name: str, tool, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    arguments, expected = BAD_VALUES[name]
+    monkeypatch.chdir(TOOLS.parent)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        tool(name.removesuffix(".py")).main()
+    assert ended.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert all(word in line for word in expected), line
+
+
+@pytest.mark.parametrize("name", ["mteb_evaluate", "table_of_runs"])
+def test_a_tool_has_help_whatever_is_installed(name: str, tool, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    with pytest.raises(SystemExit) as ended:
+        tool(name).main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_gpu_check_ends_without_a_gpu_and_says_so(tmp_path: Path) -> None:
     said = run("gpu_check.py", "--output", str(tmp_path))

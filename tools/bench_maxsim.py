@@ -106,6 +106,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error(f"--rounds {arguments.rounds}: there must be 1 or more")
     if arguments.measure:
         print(json.dumps(measure(arguments.measure[0], *map(int, arguments.measure[1:]))))
         return

@@ -91,6 +91,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=16)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error(f"--rounds {arguments.rounds}: there must be 1 or more")
     if not arguments.growth and not (arguments.peer_python and arguments.peer_6_python):
         parser.error("give --peer-python and --peer-6-python, or --growth for ours alone")
     python, peer, peer_6 = sys.executable, arguments.peer_python, arguments.peer_6_python

@@ -139,6 +139,8 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error(f"--rounds {arguments.rounds}: there must be 1 or more")
     if not (arguments.growth or arguments.peer_python):
         parser.error("--peer-python is missing; give the environment's interpreter, or --growth for ours alone")
     figures: dict[str, Any] = {"torch": torch.__version__, "threads": arguments.threads}

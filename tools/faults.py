@@ -205,6 +205,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     chosen = [cell for cell in all_cells() if any(text in cell.name for text in arguments.cells)]
+    if unknown := [text for text in arguments.cells if not any(text in cell.name for cell in chosen)]:
+        parser.error(
+            f"--cells {unknown[0]!r} names none; allowed are texts in names such as {next(all_cells()).name!r}"
+        )
     outcomes = []
     with tempfile.TemporaryDirectory() as temporary:
         path = recipe(Path(temporary))

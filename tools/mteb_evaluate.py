@@ -12,24 +12,22 @@ nDCG@5, all x100 (mteb has no scale A).
 
 import argparse
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import mteb
-from mteb.models import ModelMeta
-from mteb.tasks import Core17InstructionRetrieval
 
 
 class IFIRRetriever:
     """mteb's SearchProtocol over a retriever of ours: each query's own candidates, encoded once and scored."""
 
-    mteb_model_meta = ModelMeta.create_empty({"name": "ifir_lightning/retriever", "revision": "local"})
-
     def __init__(self, checkpoint: str, device: str) -> None:
+        from mteb.models import ModelMeta
+
         from ifir_lightning import load_retriever
         from ifir_lightning.records import Passage
         from ifir_lightning.reranking import Reranker
 
+        self.mteb_model_meta = ModelMeta.create_empty({"name": "ifir_lightning/retriever", "revision": "local"})
         self.rerank, self.passage = Reranker(load_retriever(checkpoint, device=device)), Passage
 
     def index(self, corpus: Any, **_: Any) -> None:
@@ -45,6 +43,7 @@ class IFIRRetriever:
 def load(model: str, through: str, device: str) -> Any:
     """The model behind one of mteb's interfaces."""
     if through == "pylate":
+        from mteb.models import ModelMeta
         from mteb.models.model_implementations.pylate_models import MultiVectorModel
 
         wrapped = MultiVectorModel(model, device=device)
@@ -57,8 +56,10 @@ def load(model: str, through: str, device: str) -> Any:
     return IFIRRetriever(model, device)
 
 
-def local_task(folder: Path) -> Core17InstructionRetrieval:
+def local_task(folder: Path) -> Any:
     """A task folder under mteb's Core17 class, whose scores are those of every FollowIR task."""
+    from mteb.tasks import Core17InstructionRetrieval
+
     changed = {"name": f"{folder.name}InstructionRetrieval", "dataset": {"path": str(folder), "revision": "main"}}
 
     class LocalTask(Core17InstructionRetrieval):
@@ -74,6 +75,10 @@ def main() -> None:
     parser.add_argument("--task", type=Path, nargs="+", required=True)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
+    if find_spec("mteb") is None:
+        parser.error("mteb is not installed here; allowed is an environment of tools/parity/requirements-mteb.txt")
+    import mteb
+
     model = load(arguments.model, arguments.through, arguments.device)
     for folder in arguments.task:
         result = mteb.evaluate(model, local_task(folder), cache=None, show_progress_bar=False)

@@ -98,6 +98,8 @@ def main() -> None:
     parser.add_argument("--parameters", type=float, default=149e6, help="of the encoder, for the model")
     parser.add_argument("--own", type=int, default=16, help="queries a GPU, for the model")
     arguments = parser.parse_args()
+    if unfit := [ranks for ranks in arguments.processes if not 1 <= ranks <= QUERIES]:
+        parser.error(f"--processes {unfit[0]}: there must be 1 to {QUERIES}, since each has one query or more")
     print_measured(arguments.processes)
     print_predicted(arguments.parameters, arguments.own)
 

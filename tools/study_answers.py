@@ -23,6 +23,11 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--pictures", type=Path, required=True)
     arguments = parser.parse_args()
+    if not arguments.pictures.is_dir():
+        parser.error(f"--pictures {arguments.pictures} is no folder; allowed is one that exists: make it")
+    for folder in arguments.folders:
+        if not (folder / "results.json").is_file():
+            parser.error(f"{folder} holds no results.json; allowed are folders of `study`")
     for folder in arguments.folders:
         content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         print(section(folder.name, content, arguments.pictures))

@@ -4,6 +4,7 @@ Folders that differ only in a number at their end ("heads-weighted-0", "heads-we
 they share a line, with each seed's value and their mean and standard deviation (n - 1).
 """
 
+import argparse
 import json
 import re
 import sys
@@ -13,8 +14,11 @@ from statistics import fmean, stdev
 KEYS = {"p_mrr": "p-MRR", "score_b": "Score B"}
 
 
-def main(folders: list[str]) -> None:
+def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", help="run folders of fit")
+    folders = parser.parse_args().folders
     recipes: dict[str, list[dict[str, float]]] = {}
     for folder in sorted(folders):
         recipes.setdefault(re.sub(r"-\d+$", "", Path(folder).name), []).append(last_validation(Path(folder)))
@@ -44,4 +48,4 @@ def spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
