@@ -1,5 +1,6 @@
 """The command ``study``: what SLURM is given, and what an interrupted study says."""
 
+import json
 import os
 import signal
 import subprocess
@@ -71,8 +72,9 @@ def test_an_interrupted_study_is_reported_and_says_why_it_ended(
     killed = stand_in(tmp_path, fault='recipe["model"]["scorer"]["class_path"] == "S"', status=143)
     monkeypatch.setattr(study, "run", partial(runner.run, command=killed))
     with pytest.raises(InputError, match=r"late-000-seed0 was killed \(status 143\); start the study again"):
-        study.study(str(write_study(tmp_path, kind="negatives")), output=str(tmp_path / "out"))
+        study.study(file := str(write_study(tmp_path, kind="negatives")), output=str(tmp_path / "out"))
     assert "1 of 12 trials have ended" in (tmp_path / "out" / "report.html").read_text()
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["file"] == file
 
 
 LONG = """

@@ -30,6 +30,8 @@ def main() -> None:
             parser.error(f"{folder} holds no results.json; allowed are folders of `study`")
     for folder in arguments.folders:
         content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        if "file" not in content:
+            parser.error(f"{folder}: its results do not name the study's file; run `study` again, which trains nothing")
         print(section(folder.name, content, arguments.pictures))
 
 
@@ -38,7 +40,7 @@ def section(name: str, content: Mapping[str, Any], pictures: Path) -> str:
     lines = [
         f"## {content['question']}",
         "",
-        f"`python -m ifir_lightning study configs/studies/{name}.yaml`: {counts['finished']} trainings finished, "
+        f"`python -m ifir_lightning study {content['file']}`: {counts['finished']} trainings finished, "
         f"{counts['failed']} failed and {counts['diverged']} diverged of {counts['planned']} planned, "
         f"{content['seconds'] / 60:.0f} minutes of training; {content['budget_queries']:,} training queries unless an "
         f"axis says otherwise; {len(content['seeds'])} seeds, 95% intervals over seeds.",

@@ -65,7 +65,7 @@ def study(*files: str, output: str | None = None, jobs: int = 1, slurm: bool = F
         try:
             run(planned, folder, jobs)
         finally:  # interrupted or not, it says what has ended
-            _report(planned, folder)
+            _report(file, planned, folder)
 
 
 def _leave(number: int, _: FrameType | None) -> NoReturn:
@@ -73,9 +73,9 @@ def _leave(number: int, _: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _report(planned: Study, folder: Path) -> None:
+def _report(file: str, planned: Study, folder: Path) -> None:
     found = results(folder, known_trials(planned, folder))
-    content = answer(planned, found)
+    content = {"file": file} | answer(planned, found)
     durable.write_text(folder / "results.json", json.dumps(content, indent=1))
     durable.write_text(folder / "results.csv", as_csv(found))
     durable.write_text(folder / "report.html", study_page(content, list(planned.heads), list(planned.axes)))
