@@ -1,5 +1,7 @@
 """What each kind of negative is in a training step: how many, how hard, how much of the gradient."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -45,7 +47,9 @@ def count_negatives(
 
 
 def negative_figures(sums_45: Tensor, num_queries: float) -> dict[str, float]:
-    """Figures by ``<name>/<figure>``; a kind that does not occur has no accuracy and no margin.
+    """Figures by ``<name>/<figure>``; accuracy and margin of a kind that does not occur are NaN.
+
+    Left out, they would be logged with the values of an earlier step: Lightning remembers them.
 
     ``count`` is per query; ``accuracy``: among queries with such a negative, the share whose positive beats them
     all, in [0, 1]; ``margin``: mean s(positive) - s(negative) over pairs, in units of the score; ``gradient_share``:
@@ -56,7 +60,6 @@ def negative_figures(sums_45: Tensor, num_queries: float) -> dict[str, float]:
     for name, (pairs, asked, won, margin, gradient) in zip(NAMES, sums_45.tolist(), strict=True):
         figures[f"{name}/count"] = pairs / num_queries
         figures[f"{name}/gradient_share"] = gradient / total_gradient if total_gradient else 0.0
-        if pairs:
-            figures[f"{name}/accuracy"] = won / asked
-            figures[f"{name}/margin"] = margin / pairs
+        figures[f"{name}/accuracy"] = won / asked if pairs else math.nan
+        figures[f"{name}/margin"] = margin / pairs if pairs else math.nan
     return figures

@@ -49,11 +49,22 @@ def test_two_queries_by_hand() -> None:
 def test_a_kind_that_does_not_occur_has_no_accuracy_and_no_margin() -> None:
     sums = count_negatives(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([[P, H]]), torch.zeros(1, 2), 2)
     figures = negative_figures(sums, 1)
-    assert {name for name in figures if name.startswith("instruction")} == {
-        "instruction/count",
-        "instruction/gradient_share",
+    assert {name for name, value in figures.items() if math.isnan(value)} == {
+        f"{kind}/{figure}" for kind in ("instruction", "in_batch", "cross_rank") for figure in ("accuracy", "margin")
     }
     assert figures["hard/gradient_share"] == 0.0  # no gradient at all is no share
+
+
+def test_no_step_is_logged_with_what_an_earlier_one_had(modernbert: Path, tmp_path: Path) -> None:
+    """A query a step: some have no instruction, and so no instruction negative."""
+    recorder, prefix = Recorder(), "train/negatives/instruction"
+    data = synthetic_data(batch=1)
+    trainer(tmp_path, TypedNegatives(), recorder, max_steps=8).fit(retriever(modernbert), data)
+    counts = [step[f"{prefix}/count"] for step in recorder.metrics]
+    assert counts[0] > 0
+    assert 0 in counts
+    for figure in ("accuracy", "margin"):
+        assert [math.isnan(step[f"{prefix}/{figure}"]) for step in recorder.metrics] == [not each for each in counts]
 
 
 class Losses(TypedNegatives):
