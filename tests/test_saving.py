@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from small import DROPOUT, TINY, Recorder, retriever, synthetic_data, trainer, write_task
 
 from ifir_lightning import manifests
@@ -75,6 +76,22 @@ def test_the_score_is_that_of_the_validation(modernbert: Path, task: str, tmp_pa
         record = (tmp_path / "followir" / path.stem / "metrics.json").read_text()
         assert name == "followir/score_b"
         assert f'"score_b": {value:.4f}'[:-1] in record
+
+
+def test_averaged_weights_are_validated_where_they_are_saved(modernbert: Path, task: str, tmp_path: Path) -> None:
+    """Lightning's callback swaps them in for validation only, and into the checkpoint."""
+    followir, averaging = FollowIRValidation([task]), EMAWeightAveraging(decay=0.5)
+    settings = {"max_steps": 4, "val_check_interval": 2, "enable_checkpointing": True, "plugins": [ManifestIO()]}
+    fit_trainer = trainer(tmp_path, averaging, followir, Checkpoints(), **settings)
+    fit_trainer.fit(retriever(modernbert), synthetic_data(29, 4))
+    saved = torch.load(tmp_path / "checkpoints" / "step-00000004.ckpt", weights_only=True)
+    module = retriever(modernbert)
+    module.load_state_dict(saved["state_dict"])
+    trainer(tmp_path, followir).validate(module, synthetic_data(29, 4), verbose=False)
+    in_fit, in_file = (tmp_path / "followir" / name / "task.trec" for name in ("step-00000004", "validate"))
+    assert in_fit.read_text() == in_file.read_text()
+    trained = saved["current_model_state"]
+    assert any(not torch.equal(saved["state_dict"][name], weight) for name, weight in trained.items())
 
 
 def test_half_a_step_is_never_written_and_the_next_whole_one_is(modernbert: Path, task: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -93,16 +94,22 @@ class FollowIRValidation(Callback):
                 logger.log_metrics(logged, step=0)
                 logger.save()
 
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_batch_start(
+        self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """In the one batch of a validation: callbacks that average weights put them in around it, and save them."""
         if not trainer.sanity_checking:
             logged = self._evaluate(trainer, module)
             headline = [key for key in ("followir/p_mrr", "followir/score_b") if key in logged]
-            module.log_dict({key: logged.pop(key) for key in headline}, prog_bar=True, sync_dist=True)
+            shown = {key: logged.pop(key) for key in headline}
+            module.log_dict(shown, prog_bar=True, sync_dist=True, batch_size=1)
             assert isinstance(module, RetrieverModule)
-            module.log_dict(logged | {"step": float(module.steps_done)}, sync_dist=True)
+            module.log_dict(logged | {"step": float(module.steps_done)}, sync_dist=True, batch_size=1)
 
-    def on_test_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        module.log_dict(self._evaluate(trainer, module), sync_dist=True)
+    def on_test_batch_start(
+        self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        module.log_dict(self._evaluate(trainer, module), sync_dist=True, batch_size=1)
 
     def _evaluate(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         """Run every task, write, draw, print; the metrics under their logger names, the same on every rank."""
