@@ -1,13 +1,12 @@
 """One run folder, one line of time: what a new start clears away, and the lock that keeps a second job out."""
 
-import csv
 import errno
 import fcntl
 import logging
 import os
 from pathlib import Path
 
-from ifir_lightning import durable
+from ifir_lightning import durable, metrics_file
 from ifir_lightning.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -43,6 +42,7 @@ def clear(folder: Path, step: int) -> None:
     line of time: it is moved into ``abandoned/NNN-from-step-XXXXXXXX``, nothing is lost.
     """
     checkpoints = folder / "checkpoints"
+    durable.clear(folder)
     durable.clear(checkpoints)
     for manifest in checkpoints.glob("step-*.json"):
         if not manifest.with_suffix(".ckpt").exists():
@@ -69,18 +69,10 @@ def _step(path: Path) -> int:
 
 def _cut_metrics(path: Path, step: int, aside: Path) -> bool:
     """Move rows after ``step`` (at step 0, all) into a file of their own; whether there were any."""
-    if not path.exists():
-        return False
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file))
-    at = header.index("step")
-    kept = [row for row in rows if int(row[at]) <= step and step > 0]
-    later = [row for row in rows if int(row[at]) > step or step == 0]
+    header, rows, is_whole = metrics_file.read(path)
+    later = {done: row for done, row in rows.items() if done > step or step == 0}
     if later:
-        _write_rows(aside, [header, *later])
-        _write_rows(path, [header, *kept])
+        metrics_file.write(aside, [header, *later.values()])
+    if later or not is_whole:
+        metrics_file.write(path, [header, *(row for done, row in rows.items() if done not in later)])
     return bool(later)
-
-
-def _write_rows(path: Path, rows: list[list[str]]) -> None:
-    durable.write_text(path, "".join(",".join(row) + "\n" for row in rows))

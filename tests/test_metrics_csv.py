@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
+from ifir_lightning import metrics_file, run_folder
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
+from ifir_lightning.errors import InputError
 
 
 def lines(folder: Path) -> list[str]:
@@ -34,6 +38,61 @@ def test_a_restart_keeps_the_lines_and_replaces_steps_that_come_again(tmp_path: 
     again.log_metrics({"a": 40}, step=4)
     again.finalize("success")
     assert lines(tmp_path) == ["step,epoch,a,b", "1,,1,", "2,,20,7", "3,,3,", "4,,40,"]
+
+
+def test_new_steps_are_appended_and_late_values_are_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is written anew at every step costs more than the steps."""
+    whole: list[Path] = []
+    write = metrics_file.write
+    monkeypatch.setattr(metrics_file, "write", lambda path, rows: whole.append(path) or write(path, rows))
+    logger = MetricsCSV(str(tmp_path))
+    for step in range(1, 9):
+        logger.log_metrics({"a": step}, step=step)
+        logger.save()
+        logger.save()
+        assert lines(tmp_path)[-1] == f"{step},,{step}"
+    assert len(whole) == 1
+    logger.log_metrics({"a": 20}, step=2)
+    logger.log_metrics({"b, quoted": 1}, step=8)
+    logger.save()
+    again = MetricsCSV(str(tmp_path))
+    again.log_metrics({"a": 9}, step=9)
+    again.save()
+    assert len(whole) == 2
+    assert lines(tmp_path)[:3] == ['step,epoch,a,"b, quoted"', "1,,1,", "2,,20,"]
+    assert lines(tmp_path)[-2:] == ["8,,8,1", "9,,9,"]
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+@pytest.mark.parametrize(
+    ("text", "dropped"),
+    [
+        ("", 0),
+        ("\n", 0),
+        ("step,epo", 1),
+        ('step,epoch,"a,b"\n1,,1\n2,,2', 1),
+        ('step,epoch,"a,b"\n1,,1\n\n2,', 1),
+        ('step,epoch,"a,b"\r\n1,,1\r\n2,,2,2\n', 1),
+    ],
+)
+def test_a_file_that_a_dying_process_left(
+    text: str, dropped: int, cleared: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "metrics.csv").write_text(text, newline="")
+    if cleared:
+        run_folder.clear(tmp_path, 1)
+    logger = MetricsCSV(str(tmp_path))
+    logger.log_metrics({"a,b": 2}, step=2)
+    logger.save()
+    kept = ["1,,1"] if "1,,1" in text else []
+    assert lines(tmp_path) == ['step,epoch,"a,b"', *kept, "2,,2"]
+    assert caplog.text.count("1 torn lines are left out") == dropped
+
+
+def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"metrics.csv has no column step; allowed is a file that fit wrote: move it"):
+        run_folder.clear(tmp_path, 1)
 
 
 def test_nothing_logged_leaves_the_file_as_it_was(tmp_path: Path) -> None:

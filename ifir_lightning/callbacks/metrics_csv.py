@@ -1,14 +1,14 @@
 """metrics.csv of a run folder: one line per step, kept over restarts."""
 
-import csv
-import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+
+from ifir_lightning import metrics_file
 
 
 class MetricsCSV(Logger):
@@ -25,6 +25,9 @@ class MetricsCSV(Logger):
         super().__init__()
         self._path = Path(save_dir) / "metrics.csv"
         self._rows: dict[int, dict[str, Any]] | None = None
+        self._unsaved: set[int] = set()
+        self._columns: list[str] = []  # of the file
+        self._last = -1  # step in the file
 
     @property
     def name(self) -> str:
@@ -57,28 +60,35 @@ class MetricsCSV(Logger):
             self._rows = self._read()
         assert step is not None
         self._rows.setdefault(step, {"step": step}).update(metrics)
+        self._unsaved.add(step)
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the file anew, beside and then over the old one."""
-        if not self._rows:
+        """Append the steps that are new; with a new column, or where an older step has changed, write the file anew."""
+        if not self._rows or not self._unsaved:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        columns = sorted({name for row in self._rows.values() for name in row} - {"step", "epoch"})
-        partial = self._path.with_suffix(".csv.tmp")
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["step", "epoch", *columns])
-            writer.writeheader()
-            writer.writerows(self._rows[step] for step in sorted(self._rows))
-        os.replace(partial, self._path)
+        new = [self._rows[step] for step in sorted(self._unsaved)]
+        names = {name for row in new for name in row}
+        if names.issubset(self._columns) and new[0]["step"] > self._last and self._path.exists():
+            metrics_file.append(self._path, self._lines(new))
+        else:
+            names = {name for row in self._rows.values() for name in row}
+            self._columns = ["step", "epoch", *sorted(names - {"step", "epoch"})]
+            rows = (self._rows[step] for step in sorted(self._rows))
+            metrics_file.write(self._path, [self._columns, *self._lines(rows)])
+        self._last = max(self._last, new[-1]["step"])
+        self._unsaved.clear()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
 
+    def _lines(self, rows: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
+        return ([row.get(name, "") for name in self._columns] for row in rows)
+
     def _read(self) -> dict[int, dict[str, Any]]:
-        if not self._path.exists():
-            return {}
-        with open(self._path, newline="", encoding="utf-8") as file:
-            rows = [{name: value for name, value in row.items() if value != ""} for row in csv.DictReader(file)]
-        return {int(row["step"]): {**row, "step": int(row["step"])} for row in rows}
+        header, rows, is_whole = metrics_file.read(self._path)
+        self._columns = header if is_whole else []  # nothing is appended to a torn line
+        self._last = max(rows, default=-1)
+        named = {step: dict(zip(header, row, strict=True)) for step, row in rows.items()}
+        return {step: {k: v for k, v in row.items() if v != ""} | {"step": step} for step, row in named.items()}
