@@ -25,14 +25,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Signal(Callback):
-    """Sends this process a signal in the middle of a step."""
+    """Sends this process signals in the middle of a step."""
 
-    def __init__(self, step: int, number: int = signal.SIGTERM, rank: int = 0) -> None:
-        self.step, self.number, self.rank = step, number, rank
+    def __init__(self, step: int, *numbers: int, rank: int = 0) -> None:
+        self.step, self.numbers, self.rank = step, numbers or (signal.SIGTERM,), rank
 
     def on_before_backward(self, trainer: Any, *args: Any) -> None:
         if trainer.global_step + 1 == self.step and distributed.rank() == self.rank:
-            os.kill(os.getpid(), self.number)
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
 
 
 def fit(
@@ -78,18 +79,25 @@ def test_a_signal_in_a_step_costs_nothing(number: int, modernbert: Path, tmp_pat
 
 
 class SignalToAll(Callback):
-    """Another process sends SIGTERM to this one and to its workers, as whoever ends a whole job does."""
+    """Another process sends a signal to this one and to its workers, as whoever ends a whole job does."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def on_before_backward(self, trainer: Any, *args: Any) -> None:
         if trainer.global_step == 1:
             workers = [child.pid for child in active_children() if child.pid is not None]
             assert len(workers) == 2
-            subprocess.run(["kill", "-TERM", *map(str, [*workers, os.getpid()])], check=True)
+            subprocess.run(["kill", f"-{self.name}", *map(str, [*workers, os.getpid()])], check=True)
 
 
-def test_workers_outlive_a_signal_to_the_whole_job(modernbert: Path, tmp_path: Path) -> None:
-    status, losses = fit(tmp_path / "run", modernbert, SignalToAll(), num_workers=2)
-    assert (status, len(losses)) == (143, 2)
+@pytest.mark.parametrize(("name", "expected"), [("TERM", 143), ("INT", 130)])
+def test_workers_outlive_a_signal_to_the_whole_job(
+    name: str, expected: int, modernbert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, losses = fit(tmp_path / "run", modernbert, SignalToAll(name), num_workers=2)
+    assert (status, len(losses)) == (expected, 2)
+    assert capfd.readouterr().err.count("Ctrl-C: the run ends after this step") == (name == "INT")
     assert manifests.newest(tmp_path / "run" / "checkpoints").name == "step-00000002.ckpt"  # type: ignore[union-attr]
     deadline = time.monotonic() + 20
     while active_children():
@@ -187,6 +195,9 @@ def test_slurm_gets_its_job_back(
     assert not asked.exists()  # whoever ends a job for good sends SIGTERM
     assert fit(tmp_path / "usr1", modernbert, Signal(2, signal.SIGUSR1))[0] == 143
     assert asked.read_text() == f"requeue {job}\n"
+    at_the_limit = Signal(2, signal.SIGUSR1, signal.SIGTERM)  # what is under way took longer than SLURM waits
+    assert fit(tmp_path / "both", modernbert, at_the_limit)[0] == 143
+    assert asked.read_text() == f"requeue {job}\n" * 2
 
 
 def test_a_queue_that_refuses_is_said(

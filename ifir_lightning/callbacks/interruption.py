@@ -20,6 +20,8 @@ EXIT_STATUS = {
     signal.SIGTERM: 128 + signal.SIGTERM,
 }
 """Of a run that a signal ended: not 0, so that torchrun and schedulers know that there is more to do."""
+_ORDER = (0, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Of several signals the last of these counts: SLURM sends SIGTERM after SIGUSR1 if the run is not out in time."""
 _HEARD = b"\nCtrl-C: the run ends after this step, with a checkpoint; once more ends it at once\n"
 
 
@@ -82,13 +84,13 @@ class Interruption(Callback):
                 raise KeyboardInterrupt
             self._is_impatient = True
             os.write(2, _HEARD)  # a handler must not log: it may have interrupted a logger
-        self._received = max(self._received, number)
+        self._received = max(self._received, _ORDER.index(number))
 
     def _is_asked(self, trainer: Trainer) -> bool:
         """Whether a signal has reached any rank; all ranks ask together, until one has."""
         if self._leaves:
             return False
-        self._leaves = distributed.largest(self._received)
+        self._leaves = _ORDER[distributed.largest(self._received)]
         if self._leaves and trainer.is_global_zero:
             name, step, kept = signal.Signals(self._leaves).name, trainer.global_step, bool(_savers(trainer))
             then = "start it again and it continues" if kept else "without a checkpoint: Checkpoints is no callback"

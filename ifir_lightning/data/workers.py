@@ -13,6 +13,7 @@ def start_worker(worker: int) -> None:
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     gc.freeze()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent ends its workers
     if hasattr(signal, "sigwaitinfo"):  # macOS has none
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Thread(target=_await_end, args=(os.getppid(),), daemon=True).start()
