@@ -32,7 +32,7 @@ class Manifest:
     Args:
         step: Optimizer steps done.
         epoch: The epoch it was written in.
-        score: Name and value of the metric that the best is chosen by; None if it was not validated.
+        score: Name (with its tasks) and value of the metric that the best is chosen by; None if it was not validated.
         files: Name of each file, seen from the manifest -> [bytes, sha256].
         seed: ``seed_everything``.
         settings: Those that change what training computes, as dotted keys; empty if a program without recipe trained.
@@ -159,7 +159,7 @@ def best(folder: Path) -> Path | None:
 
 
 def ranked(folder: Path) -> list[Path]:
-    """Checkpoints by their score, the highest first, of equals the earliest; scores of the newest's metric only."""
+    """Checkpoints by score, the highest first, of equals the earliest; of the newest's metric and tasks only."""
     scores = {path: score for path in in_order(folder) if (score := _peek(path)[1]) is not None}
     metric = [name for name, _ in scores.values()][-1:]
     return sorted((path for path, (name, _) in scores.items() if [name] == metric), key=lambda path: -scores[path][1])

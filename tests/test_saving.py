@@ -74,7 +74,7 @@ def test_the_score_is_that_of_the_validation(modernbert: Path, task: str, tmp_pa
     for path in manifests.in_order(tmp_path / "checkpoints"):
         name, value = manifests.read_manifest(path).score or ("", 0.0)
         record = (tmp_path / "followir" / path.stem / "metrics.json").read_text()
-        assert name == "followir/score_b"
+        assert name == "followir/score_b of task"
         assert f'"score_b": {value:.4f}'[:-1] in record
 
 
@@ -116,10 +116,28 @@ def test_the_best_and_the_last_are_kept(modernbert: Path, task: str, tmp_path: P
     assert {step for step, _ in written(tmp_path / "few")} == {manifests.read_manifest(best).step, 6}
 
 
+def test_the_best_is_one_of_those_with_the_newest_tasks(modernbert: Path, task: str, tmp_path: Path) -> None:
+    """Validation may change; 90 on easy tasks is not better than 50 on others."""
+    fit(tmp_path, modernbert, task, Checkpoints(keep_last=ALL), max_steps=2, val_check_interval=1)
+    newest = manifests.newest(tmp_path / "checkpoints")
+    other = write_task(tmp_path / "other", num_queries=2, num_candidates=30)
+    fit(tmp_path, modernbert, other, Checkpoints(keep_last=ALL), newest, max_steps=4, val_check_interval=1)
+    ranked = manifests.ranked(tmp_path / "checkpoints")
+    assert {manifests.read_manifest(path).step for path in ranked} == {3, 4}
+    assert {manifests.read_manifest(path).score[0] for path in ranked} == {"followir/p_mrr of other"}  # type: ignore[index]
+
+
 @pytest.mark.parametrize("setting", ["keep_last", "every_n_steps"])
 def test_settings_are_checked(setting: str) -> None:
     with pytest.raises(InputError, match=f"{setting} is 0; allowed is 1 or more"):
         Checkpoints(**{setting: 0})
+
+
+def test_a_second_one_is_refused(modernbert: Path, tmp_path: Path) -> None:
+    """A step has one score: the best by the other metric would be removed."""
+    savers = Checkpoints(), Checkpoints("followir/score_b")
+    with pytest.raises(InputError, match=r"names Checkpoints 2 times; allowed is once, .*: leave one out"):
+        savers[1].setup(trainer(tmp_path, *savers, enable_checkpointing=True), retriever(modernbert), "fit")
 
 
 class KilledError(Exception):

@@ -28,7 +28,7 @@ class Checkpoints(Checkpoint):
             off there (``optimization.Schedule``).
 
     Raises:
-        InputError: A number of steps or checkpoints below 1.
+        InputError: A number of steps or checkpoints below 1; a second callback of this kind, before training begins.
     """
 
     def __init__(
@@ -49,6 +49,12 @@ class Checkpoints(Checkpoint):
         self._due, self._saved = False, -1
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        if (number := sum(isinstance(each, Checkpoints) for each in callbacks)) > 1:
+            raise InputError(
+                f"trainer.callbacks names Checkpoints {number} times; allowed is once, since each removes what the "
+                "others keep: leave one out"
+            )
         seconds = getattr(trainer, "_val_check_time_interval", None)
         if stage == "fit" and seconds is not None and trainer.world_size > 1:
             raise InputError(
@@ -86,9 +92,17 @@ class Checkpoints(Checkpoint):
                 "trainer.accumulate_grad_batches"
             )
             return
-        value = trainer.callback_metrics.get(self.monitor)
-        self._score = None if value is None else (self.monitor, float(value))
+        self._score = self._scored(trainer)
         self.save(trainer)
+
+    def _scored(self, trainer: Trainer) -> tuple[str, float] | None:
+        """The name says of which tasks it is the mean: scores of others are not compared (``manifests.ranked``)."""
+        metrics, (benchmark, key) = trainer.callback_metrics, self.monitor.split("/")
+        if self.monitor not in metrics:
+            return None
+        of_tasks = [name.split("/") for name in metrics if name.startswith(f"{benchmark}/") and name.count("/") == 2]
+        tasks = sorted(task for _, task, each in of_tasks if each == key)
+        return f"{self.monitor} of {', '.join(tasks)}", float(metrics[self.monitor])
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[manifests.SCORE] = self._score
