@@ -64,7 +64,9 @@ def test_the_share_of_clipped_steps(modernbert: Path, tmp_path: Path) -> None:
         assert recorder.metrics[last]["train/clipped_steps"] == sum(over) / 2
 
 
-@pytest.mark.parametrize("settings", [{}, {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "value"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"gradient_clip_val": -1.0}, {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "value"}]
+)
 def test_without_a_limit_for_the_norm_no_step_is_said_to_be_clipped(
     settings: dict[str, Any], modernbert: Path, tmp_path: Path
 ) -> None:

@@ -31,7 +31,8 @@ class GradientNorm(Callback):
     ) -> None:
         """Gradients are averaged over ranks and unscaled here, and not yet clipped."""
         assert isinstance(module, RetrieverModule)
-        limit = trainer.gradient_clip_val if trainer.gradient_clip_algorithm in (None, "norm") else None
+        by_norm = trainer.gradient_clip_algorithm in (None, "norm")
+        limit = max(0.0, trainer.gradient_clip_val or 0.0) if by_norm else 0.0  # 0 and less are no limit
         is_due = is_logged(trainer)
         if not limit and not is_due:
             return

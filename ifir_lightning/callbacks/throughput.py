@@ -33,7 +33,7 @@ class _Window:
 class Throughput(Callback):
     """Logs at every ``log_every_n_steps``, counted from one logged step to the next, validation left out:
 
-    - ``train/texts_per_second`` and ``train/tokens_per_second``: of all ranks; tokens are real ones.
+    - ``train/texts_per_second`` and ``train/tokens_per_second``: this rank's times the ranks; tokens are real ones.
     - ``train/real_token_share``: real tokens among those that the backbone computed, in [0, 1]; 1 where it runs packed.
     - ``train/data_wait_share``: of the time, what was spent waiting for the next batch, in [0, 1].
     - ``train/mfu``: of the GPU's dense bf16 peak, what the real tokens needed, in [0, 1]; on GPUs of
