@@ -72,12 +72,14 @@ def test_a_slow_loader_is_seen(modernbert: Path, tmp_path: Path, monkeypatch: py
     assert recorder.metrics[2]["train/data_wait_share"] > 0.5
 
 
-def test_chunks_computed_again_count_as_computed(modernbert: Path, tmp_path: Path) -> None:
-    module, recorder = retriever(modernbert), Recorder()
-    module.retriever.backbone.max_tokens_per_chunk = 32
-    trainer(tmp_path, Throughput(), recorder, max_steps=1).fit(module, synthetic_data())
-    assert module.retriever.backbone.tokens_computed == module.retriever.backbone.tokens_encoded
-    assert recorder.metrics[0]["train/real_token_share"] == 1
+def test_chunks_computed_again_count_again_and_are_no_padding(modernbert: Path, tmp_path: Path) -> None:
+    tokens, recorder = Tokens(), Recorder()
+    for chunk, times in ((None, 1), (32, 2)):
+        module = retriever(modernbert)
+        module.retriever.backbone.max_tokens_per_chunk = chunk
+        trainer(tmp_path, tokens, Throughput(), recorder, max_steps=1).fit(module, synthetic_data())
+        assert module.retriever.backbone.tokens_computed == times * tokens.tokens[-1]
+        assert recorder.metrics[-1]["train/real_token_share"] == 1
 
 
 def test_mfu_is_arithmetic_over_peak(modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,7 +175,7 @@ class Backbone(nn.Module):
         return encode_packed(self.model, tokens.input_ids_T, tokens.lengths_B, layout)
 
     def _count(self, num_encoded: int, num_computed: int) -> None:
-        """Real tokens, and those computed for them: with padding, and again where a chunk is."""
+        """Real tokens, and those computed for them, with padding; a chunk computed again counts again in both."""
         self.tokens_encoded += num_encoded
         self.tokens_computed += num_computed
 
