@@ -134,7 +134,7 @@ class RetrieverModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler, "interval": "step"}}
 
     def _log_step(self, loss: Tensor, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor, batch: Batch) -> None:
-        """Log means over the queries of all ranks."""
+        """Log means over the queries of all ranks; of a step of several batches the last one's stay."""
         scored = (scores_QP, targets_Q, kinds_QP)
         asked = (kinds_QP == Kind.INSTRUCTION_NEGATIVE).any(dim=1).float().mean()
         followed = instruction_accuracy(*scored).nan_to_num() * asked
@@ -145,6 +145,7 @@ class RetrieverModule(LightningModule):
             "train/accuracy": correct,
             "train/accuracy_instruction_negatives": followed / asked,  # NaN where no query of the batch has one
             "train/truncated_queries": cut,
+            "epoch": torch.tensor(float(self.current_epoch)),  # Lightning adds it where nobody says the step
             # loggers count updates done, as folders and pictures do
             "step": torch.tensor(self.global_step + 1.0, dtype=torch.float32),
         }

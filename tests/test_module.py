@@ -87,14 +87,16 @@ def test_a_handful_of_rows_is_learnt_by_heart(modernbert: Path, tmp_path: Path, 
 
 def test_what_is_logged(modernbert: Path, tmp_path: Path) -> None:
     module, recorder, logger = retriever(modernbert), Recorder(), MetricsCSV(str(tmp_path))
-    trainer(tmp_path, recorder, max_steps=3, logger=logger).fit(module, synthetic_data())
+    trainer(tmp_path, recorder, max_steps=5, logger=logger).fit(module, synthetic_data())
     names = {f"train/{name}" for name in ("loss", "accuracy", "accuracy_instruction_negatives", "truncated_queries")}
     for metrics in recorder.metrics:
         assert names <= set(metrics)
         assert all(0 <= metrics[name] <= 1 for name in names - {"train/loss"})
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert names <= set(header.split(","))
-    assert [row.split(",")[0] for row in rows] == ["1", "2", "3"]  # optimizer steps done
+    steps, epochs = zip(*(row.split(",")[:2] for row in rows), strict=True)
+    assert steps == ("1", "2", "3", "4", "5")  # optimizer steps done
+    assert epochs == ("0.0", "0.0", "0.0", "0.0", "1.0")
 
 
 def test_share_of_truncated_queries(modernbert: Path, tmp_path: Path) -> None:
