@@ -143,6 +143,7 @@ class RankWatch:
     def _decide(self) -> None:
         """Nothing here waits for a store, but rank 0 for its own."""
         while not self._stopped.wait(self._interval):
+            self._forget_own_sleep()
             self._watch_main_thread()
             verdict = self._received or self._silence_verdict() or self._hang_verdict()
             if verdict is None or self.beat.done or self._failure:
@@ -153,6 +154,14 @@ class RankWatch:
                 time.sleep(3 * self._interval)  # until the others have read it
             self._end(verdict)
             return
+
+    def _forget_own_sleep(self) -> None:
+        """A process that was itself stopped, maybe with all others, has not listened: it counts anew."""
+        now = time.monotonic()
+        if now - self._looked_at > self._silent / 2:
+            self._looked_at = now
+            for rank, (beat, _) in list(self._others.items()):
+                self._others[rank] = beat, now
 
     def _watch_main_thread(self) -> None:
         """Whether it has moved since the last look: another place, another step, another collective."""

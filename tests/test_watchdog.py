@@ -1,7 +1,10 @@
 """RankWatch: silence and standing still are told apart, the right rank is named, and those at work are let alone."""
 
 import hashlib
+import os
 import re
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -127,6 +130,24 @@ def test_a_silent_rank_is_named_by_the_others(silent: int) -> None:
         said = re.search(r", has been silent for (\d+) s: it died, was stopped, or its host cannot be reached", verdict)
         assert said is not None
         assert SILENT <= int(said[1]) <= 20
+
+
+def stopped_together() -> list[str]:
+    """All ranks are stopped for longer than one may be silent, and go on, as under a scheduler that suspends a job."""
+    with watched(2 * SILENT, hang=2 * HANG) as (watch, verdicts):
+        heard = watch._others.values()
+        assert work(watch, lambda: all(beat.number for beat, _ in heard), 20)
+        distributed.gather_objects(0)
+        wake = subprocess.Popen(["sh", "-c", f"sleep {4 * SILENT}; kill -CONT {os.getpid()}"])
+        os.kill(os.getpid(), signal.SIGSTOP)
+        wake.wait()
+        work(watch, lambda: verdicts, 3 * SILENT)
+        watch.stop()
+    return verdicts
+
+
+def test_ranks_that_were_stopped_together_go_on() -> None:
+    assert on_ranks(2, stopped_together) == [[], []]
 
 
 def hanging_rank() -> list[str]:
