@@ -153,7 +153,8 @@ def test_the_answers_of_a_study_are_tables_and_pictures(tool, tmp_path: Path) ->
         ],
     }
     said = tool("study_answers").section("demand", content, tmp_path)
-    assert "`python -m ifir_lightning study elsewhere/study.yaml`: 11 trainings finished, 1 failed and 0 diverged of 12 planned, 10 minutes" in said
+    counted = "11 trainings finished, 1 failed and 0 diverged of 12 planned, 10 minutes"
+    assert f"`python -m ifir_lightning study elsewhere/study.yaml`: {counted}" in said
     assert "| plain | queries 0.5 | 7.0 [6.0, 8.0] | 90.0 [89.0, 91.0] |" in said
     assert "| plain | queries 0.5 | -3.0 [-4.0, -2.0] |" in said
     assert "| late - plain | queries 1.0 | 10.0 [9.0, 11.0] |" in said
