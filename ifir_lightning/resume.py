@@ -1,6 +1,7 @@
 """Where ``fit`` starts: at step 0, or at the newest whole checkpoint of its run folder."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,16 @@ from ifir_lightning.security import check_checkpoint
 
 _log = logging.getLogger(__name__)
 Resume = Literal["auto", "never"]
-_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision")
+_TRAINER = (
+    "accumulate_grad_batches",
+    "gradient_clip_algorithm",
+    "gradient_clip_val",
+    "limit_train_batches",
+    "overfit_batches",
+    "precision",
+)
+_CALLBACKS = ("GradientAccumulationScheduler", "InstructionMarginProbe", "StochasticWeightAveraging", "WeightSchedule")
+"""Those that do more than look on."""
 _PARTS = ("seed_everything", "model", "data")
 _HOW_NOT_WHAT = (
     "data.num_workers",
@@ -21,8 +31,16 @@ _HOW_NOT_WHAT = (
     "model.backbone.max_padded_tokens",
     "model.backbone.max_tokens_per_chunk",
     "model.backbone.trust_remote_code",
+    "trainer.callbacks.InstructionMarginProbe.num_rows",
 )
-"""Settings of model and data that change how fast, not what is computed (but for rounding)."""
+"""Settings of model, data and callbacks that change how fast, not what is computed (but for rounding)."""
+_AS_NULL = {
+    "trainer.gradient_clip_algorithm": ("norm",),
+    "trainer.limit_train_batches": ("1.0",),  # 1 is one batch
+    "trainer.overfit_batches": ("0", "0.0"),
+    "trainer.precision": ("32", "32-true"),
+}
+"""What means the same as null."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +70,35 @@ def branch_point(folder: Path, start: Start | None) -> str | None:
 
 def changes_training(key: str) -> bool:
     """Whether a setting, as a dotted key, changes what training computes: the seed, the model, the data, and of the
-    trainer what touches gradients. Number of steps, devices, workers, validation and logging may change.
+    trainer what touches gradients and rows. Number of steps, devices, workers, validation and logging may change; so
+    may what happens at a loss that is no number.
     """
     part, _, name = key.partition(".")
-    return key not in _HOW_NOT_WHAT and (part in _PARTS or (part == "trainer" and name in _TRAINER))
+    of_trainer = part == "trainer" and (name in _TRAINER or name.startswith("callbacks."))
+    return key not in _HOW_NOT_WHAT and (part in _PARTS or of_trainer)
 
 
 def training_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Those settings of a recipe that change training, as dotted keys, and where a branch begins."""
-    settings = {key: value for key, value in _flatten(config).items() if changes_training(key)}
+    """Those settings of a recipe, and of its callbacks, that change training, as dotted keys, and where a branch
+    begins.
+    """
+    flat = _flatten(config) | _callback_settings(config["trainer"].get("callbacks"))
+    settings = {key: value for key, value in flat.items() if changes_training(key)}
     if is_branch(Path(config["trainer"]["default_root_dir"]), config["ckpt_path"]):
         settings["ckpt_path"] = config["ckpt_path"]
     return settings
+
+
+def _callback_settings(callbacks: Any) -> dict[str, list[Any]]:
+    """Of ``_CALLBACKS``: trainer.callbacks.NAME.ARGUMENT -> its values in all of a name, in the order of the recipe."""
+    found: dict[str, list[Any]] = {}
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks or {}]:
+        name = callback.get("class_path", "").rpartition(".")[2]
+        arguments = callback.get("init_args", {}) if name in _CALLBACKS else {}
+        for key, value in arguments.items():
+            if value is not None:
+                found.setdefault(f"trainer.callbacks.{name}.{key}", []).append(value)
+    return found
 
 
 def find_start(folder: Path, ckpt_path: str | None, resume: Resume, settings: dict[str, Any]) -> Start | None:
@@ -153,7 +188,7 @@ def _check_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -
     keys = sorted((before.keys() | now.keys()).difference(_HOW_NOT_WHAT))  # an older version may have written one
     if "ckpt_path" in keys and _begins_there(before.get("ckpt_path"), now.get("ckpt_path")):
         keys.remove("ckpt_path")
-    changed = [key for key in keys if before.get(key) != now.get(key)]
+    changed = [key for key in keys if _meaning(key, before.get(key)) != _meaning(key, now.get(key))]
     if changed and (before or "ckpt_path" in now):
         named = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
         raise InputError(
@@ -167,6 +202,13 @@ def _begins_there(before: str | None, now: str | None) -> bool:
     continuation need not repeat it.
     """
     return now is None or (before is not None and Path(before).resolve().is_relative_to(Path(now).resolve()))
+
+
+def _meaning(key: str, value: Any) -> Any:
+    """The same for all spellings of a setting: a default, a file."""
+    if str(value) in _AS_NULL.get(key, ()):
+        return None
+    return os.path.realpath(value) if isinstance(value, str) and value and os.path.exists(value) else value
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
