@@ -137,12 +137,10 @@ class RetrieverCLI(LightningCLI):
         if self.subcommand == "fit":
             config = self.config["fit"]
             dumped = self._parser("fit").dump(config, format="json", skip_none=False, skip_link_targets=False)
-            settings = training_settings(json.loads(dumped))
-            self.start = find_start(Path(folder), checkpoint, config["resume"], settings)
-            config["ckpt_path"] = branch_point(Path(folder), self.start)  # of the run, not of this start
-            if config["ckpt_path"]:
-                settings["ckpt_path"] = config["ckpt_path"]
-            self.save_config_kwargs = {"start": self.start, "settings": settings}
+            recipe = json.loads(dumped)
+            self.start = find_start(Path(folder), checkpoint, config["resume"], training_settings(recipe))
+            config["ckpt_path"] = recipe["ckpt_path"] = branch_point(Path(folder), self.start)  # not of this start
+            self.save_config_kwargs = {"start": self.start, "recipe": recipe}
             return
         self.save_config_callback = None
         if self.subcommand == "validate":

@@ -34,6 +34,7 @@ _HOW_NOT_WHAT = (
     "trainer.callbacks.InstructionMarginProbe.num_rows",
 )
 """Settings of model, data and callbacks that change how fast, not what is computed (but for rounding)."""
+_OF_A_RANK = ("trainer.default_root_dir",)
 _AS_NULL = {
     "trainer.gradient_clip_algorithm": ("norm",),
     "trainer.limit_train_batches": ("1.0",),  # 1 is one batch
@@ -82,7 +83,7 @@ def training_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Those settings of a recipe, and of its callbacks, that change training, as dotted keys, and where a branch
     begins.
     """
-    flat = _flatten(config) | _callback_settings(config["trainer"].get("callbacks"))
+    flat = flatten(config) | _callback_settings(config["trainer"].get("callbacks"))
     settings = {key: value for key, value in flat.items() if changes_training(key)}
     if is_branch(Path(config["trainer"]["default_root_dir"]), config["ckpt_path"]):
         settings["ckpt_path"] = config["ckpt_path"]
@@ -99,6 +100,12 @@ def _callback_settings(callbacks: Any) -> dict[str, list[Any]]:
             if value is not None:
                 found.setdefault(f"trainer.callbacks.{name}.{key}", []).append(value)
     return found
+
+
+def shared_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings that must be those of every rank, as dotted keys: all but where things lie and how fast they go."""
+    flat = flatten(config, lists=True)
+    return {key: value for key, value in flat.items() if key not in (*_HOW_NOT_WHAT, *_OF_A_RANK)}
 
 
 def find_start(folder: Path, ckpt_path: str | None, resume: Resume, settings: dict[str, Any]) -> Start | None:
@@ -211,7 +218,9 @@ def _meaning(key: str, value: Any) -> Any:
     return os.path.realpath(value) if isinstance(value, str) and value and os.path.exists(value) else value
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
+def flatten(value: Any, prefix: str = "", lists: bool = False) -> dict[str, Any]:
+    """Dotted keys -> leaves; with ``lists``, those inside lists too, by their number."""
+    parts = dict(enumerate(value)) if lists and isinstance(value, list) else value
+    if not isinstance(parts, dict):
         return {prefix.removesuffix("."): value}
-    return {key: leaf for name, part in value.items() for key, leaf in _flatten(part, f"{prefix}{name}.").items()}
+    return {key: leaf for name, part in parts.items() for key, leaf in flatten(part, f"{prefix}{name}.", lists).items()}

@@ -14,6 +14,7 @@ from ifir_lightning import distributed
 from ifir_lightning.callbacks.run_config import RunConfig
 from ifir_lightning.errors import InputError
 from ifir_lightning.preflight import check_agreement
+from ifir_lightning.resume import shared_settings
 
 
 def disagree(changes: dict[int, dict[str, object]]) -> str:
@@ -42,18 +43,44 @@ def test_of_many_differences_some_are_shown_and_the_others_counted() -> None:
     assert "data.rows is 'x' and 'all', model.seed is 1 and 0, more is 1 and None and 2 more; allowed" in told
 
 
-def opened(folder: Path) -> str:
+def recipe(seed: int = 0, workers: int = 0, val_check_interval: int = 3, weight: float = 4.0) -> dict[str, Any]:
+    schedule = {"class_path": "WeightSchedule", "init_args": {"hard_negative": [[0, 1.0], [8, weight]]}}
+    trainer = {"default_root_dir": f"at/{workers}", "val_check_interval": val_check_interval, "callbacks": [schedule]}
+    return {
+        "seed_everything": seed,
+        "model": {},
+        "data": {"num_workers": workers},
+        "trainer": trainer,
+        "ckpt_path": None,
+    }
+
+
+def opened(folder: Path, of_rank_1: dict[str, Any]) -> str:
     """What a rank with settings of its own is told when it opens the run folder."""
     trainer: Any = SimpleNamespace(datamodule=None, default_root_dir=str(folder))
+    own = recipe(**of_rank_1 if distributed.rank() == 1 else {})
     with pytest.raises(InputError) as raised:
-        RunConfig(Any, Namespace(), None, {"model.seed": distributed.rank()}).setup(trainer, LightningModule(), "fit")
+        RunConfig(Any, Namespace(), None, own).setup(trainer, LightningModule(), "fit")
     return str(raised.value)
 
 
-def test_ranks_that_differ_write_nothing(tmp_path: Path) -> None:
-    for told in on_ranks(2, opened, tmp_path / "run"):
-        assert "model.seed is 1 and 0; allowed is the same on all ranks" in told
+DIFFERENCES = {
+    "a seed": ({"seed": 1}, "seed_everything is 1 and 0"),
+    "validation": ({"val_check_interval": 2}, "trainer.val_check_interval is 2 and 3"),
+    "a callback": ({"weight": 8.0}, "trainer.callbacks.0.init_args.hard_negative.1.1 is 8.0 and 4.0"),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENCES)
+def test_ranks_that_differ_write_nothing(case: str, tmp_path: Path) -> None:
+    of_rank_1, words = DIFFERENCES[case]
+    for told in on_ranks(2, opened, tmp_path / "run", of_rank_1):
+        assert f"{words}; allowed is the same on all ranks" in told
     assert not (tmp_path / "run").exists()
+
+
+def test_places_and_workers_may_differ() -> None:
+    assert shared_settings(recipe()) == shared_settings(recipe(workers=2))
 
 
 def test_a_single_process_agrees_with_itself(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from ifir_lightning import durable, manifests, run_folder
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.preflight import check_agreement
-from ifir_lightning.resume import Start
+from ifir_lightning.resume import Start, shared_settings, training_settings
 
 
 class RunConfig(SaveConfigCallback):
@@ -24,14 +24,14 @@ class RunConfig(SaveConfigCallback):
         parser: LightningCLI's, of ``fit``.
         config: Its settings.
         start: The checkpoint that is continued, if any.
-        settings: ``resume.training_settings``, which each checkpoint carries.
+        recipe: All settings as plain data; each checkpoint carries its ``resume.training_settings``.
     """
 
     def __init__(
-        self, parser: LightningArgumentParser, config: Namespace, start: Start | None, settings: dict[str, Any]
+        self, parser: LightningArgumentParser, config: Namespace, start: Start | None, recipe: dict[str, Any]
     ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
-        self.start, self.settings = start, settings
+        self.start, self.recipe = start, recipe
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Nothing is written before all ranks have agreed on what they are about to do."""
@@ -42,7 +42,8 @@ class RunConfig(SaveConfigCallback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         table = data.fingerprint if isinstance(data, PromptrieverData) else None
         step = None if self.start is None else self.start.step
-        return {**self.settings, **manifests.versions(), "the data's fingerprint": table, "the step to continue": step}
+        found = {"the data's fingerprint": table, "the step to continue": step}
+        return {**shared_settings(self.recipe), **manifests.versions(), **found}
 
     def save_config(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """On rank 0, when every rank has found its checkpoint (each did before it joined the others)."""
@@ -55,4 +56,4 @@ class RunConfig(SaveConfigCallback):
         durable.write_text(path, text)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[manifests.SETTINGS] = self.settings
+        checkpoint[manifests.SETTINGS] = training_settings(self.recipe)
