@@ -35,6 +35,7 @@ _HOW_NOT_WHAT = (
 )
 """Settings of model, data and callbacks that change how fast, not what is computed (but for rounding)."""
 _OF_A_RANK = ("trainer.default_root_dir",)
+_PLACES_OF_DATA = ("data.path", "data.revision", "data.teacher_scores")
 _AS_NULL = {
     "trainer.gradient_clip_algorithm": ("norm",),
     "trainer.limit_train_batches": ("1.0",),  # 1 is one batch
@@ -113,10 +114,10 @@ def find_start(folder: Path, ckpt_path: str | None, resume: Resume, settings: di
 
     Args:
         folder: The run folder.
-        ckpt_path: Inside it (a file, ``last`` or ``best``): what the user wants to continue, with whatever settings.
-            Outside it (a file or a run folder): where this run branches off another, with whatever settings; started
-            again it continues as any run. Without it and with ``resume`` auto, the newest whole checkpoint of the
-            folder, with the same settings.
+        ckpt_path: Inside it (a file, ``last`` or ``best``): what the user wants to continue, with whatever settings
+            but those of the rows. Outside it (a file or a run folder): where this run branches off another, likewise;
+            started again it continues as any run. Without it and with ``resume`` auto, the newest whole checkpoint of
+            the folder, with the same settings.
         resume: ``auto`` or ``never``.
         settings: ``training_settings``.
 
@@ -167,12 +168,15 @@ def find_checkpoint(folder: Path, ckpt_path: str, of_run: Literal["newest", "bes
     if path != folder and not checkpoints.is_dir():
         check_checkpoint(ckpt_path)
         return path
-    found = (manifests.best(checkpoints) if of_run == "best" else None) or manifests.newest(checkpoints)
+    best = manifests.best(checkpoints) if of_run == "best" else None
+    found = best or manifests.newest(checkpoints)
     if found is None:
         raise InputError(
             f"ckpt_path {ckpt_path}: {checkpoints} holds no checkpoint; allowed are a .ckpt file, a run folder, last "
             "and best: check --ckpt_path, or let fit reach its first checkpoint"
         )
+    if best is None and of_run == "best":
+        _log.warning("%s: no checkpoint has a score to be the best by; the newest, %s, is taken", folder, found.name)
     check_checkpoint(str(found))
     return found
 
@@ -198,9 +202,10 @@ def _check_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -
     changed = [key for key in keys if _meaning(key, before.get(key)) != _meaning(key, now.get(key))]
     if changed and (before or "ckpt_path" in now):
         named = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
+        forced = "" if any(map(_is_of_the_rows, changed)) else ", or continue on purpose with --ckpt_path last"
         raise InputError(
             f"trainer.default_root_dir {folder} holds a run with other settings: {named}; to continue it they must be "
-            "the same: restore them, choose another folder, or continue on purpose with --ckpt_path last"
+            f"the same: restore them{' or' if not forced else ','} choose another folder{forced}"
         )
 
 
@@ -209,6 +214,11 @@ def _begins_there(before: str | None, now: str | None) -> bool:
     continuation need not repeat it.
     """
     return now is None or (before is not None and Path(before).resolve().is_relative_to(Path(now).resolve()))
+
+
+def _is_of_the_rows(key: str) -> bool:
+    """Whether a setting decides on rows and their order, in which a checkpoint has its place."""
+    return key.startswith(("data.", "trainer.callbacks.InstructionMarginProbe.")) and key not in _PLACES_OF_DATA
 
 
 def _meaning(key: str, value: Any) -> Any:

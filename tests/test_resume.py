@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from ranks import on_ranks
 from small import DROPOUT, TINY, Recorder, retriever, synthetic_data, trainer
@@ -138,8 +138,8 @@ def test_a_second_run_is_bit_equal(uninterrupted: tuple[Fit, Path], modernbert: 
     ("changed", "words"),
     [
         ({"batch": 5}, ("data.global_batch_size is 5", "with 4")),
-        ({"num_rows": 30}, ("data.num_rows is 30", "with 29")),
-        ({"rows": "with_instruction"}, ("data.num_rows is", "with 29")),
+        ({"num_rows": 30}, ("fingerprint of data.path is", "restore the table")),
+        ({"rows": "with_instruction"}, ("data.rows is with_instruction", "with all")),
         ({"seed": 1}, ("data.seed is 1", "with 0")),
         ({"group_size": 4}, ("data.groups.group_size is 4", "with 3")),
         ({"strategy": "top"}, ("data.groups.strategy is top", "with shuffled_window")),
@@ -166,3 +166,16 @@ def test_validation_reads_a_checkpoint_without_the_table(
     module: RetrieverModule = retriever(modernbert, config=TINY | DROPOUT)
     data = synthetic_data(num_rows=3)  # not those of the checkpoint
     trainer(tmp_path).validate(module, data, ckpt_path=uninterrupted[1] / "batch-11.ckpt", verbose=False)
+
+
+def test_rows_that_a_callback_held_out_are_no_setting(modernbert: Path, tmp_path: Path) -> None:
+    saver = SaveAlways(tmp_path)
+    fit_trainer = trainer(tmp_path, saver, HoldsOut(), max_steps=1, enable_checkpointing=True)
+    fit_trainer.fit(retriever(modernbert, config=TINY), synthetic_data(**ROWS))
+    with pytest.raises(InputError, match=r"the number of rows to train on is 29, .*: restore the callback that holds"):
+        run(tmp_path, modernbert, ckpt_path=tmp_path / "batch-1.ckpt")
+
+
+class HoldsOut(Callback):
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        trainer.datamodule.hold_out(0.2)  # type: ignore[attr-defined]

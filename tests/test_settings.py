@@ -7,7 +7,7 @@ import pytest
 
 from ifir_lightning.callbacks.checkpoint_io import ManifestIO
 from ifir_lightning.errors import InputError
-from ifir_lightning.resume import find_start, training_settings
+from ifir_lightning.resume import find_checkpoint, find_start, training_settings
 
 SCHEDULE = {
     "class_path": "ifir_lightning.callbacks.weight_schedule.WeightSchedule",
@@ -79,3 +79,27 @@ def test_a_table_by_another_path_is_the_same(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "table").mkdir()
     monkeypatch.chdir(tmp_path)
     assert continued(tmp_path, settings(tmp_path, "table"), settings(tmp_path, str(tmp_path / "table"))) == 7
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "advised"),
+    [
+        ({"precision": "bf16-mixed"}, {}, True),
+        ({"path": "moved"}, {}, True),
+        (with_probe(), {}, False),
+    ],
+)
+def test_what_ckpt_path_cannot_continue_it_is_not_advised_for(
+    before: dict[str, Any], now: dict[str, Any], advised: bool, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as raised:
+        continued(tmp_path, settings(tmp_path, **before), settings(tmp_path, **now))
+    assert ("--ckpt_path last" in str(raised.value)) == advised
+
+
+def test_a_best_without_scores_is_the_newest_and_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    now = settings(tmp_path)
+    continued(tmp_path, now, now)
+    for of_run in ("last", "best"):
+        assert find_checkpoint(tmp_path, of_run, "best").name == "step-00000007.ckpt"
+    assert caplog.text.count("no checkpoint has a score to be the best by; the newest, step-00000007.ckpt, is") == 1

@@ -25,6 +25,11 @@ from ifir_lightning.records import Batch, Row
 from ifir_lightning.text import TextTokenizer
 
 _log = logging.getLogger(__name__)
+_NO_SETTINGS = {
+    "table": ("the fingerprint of data.path", "restore the table"),
+    "num_rows": ("the number of rows to train on", "restore the callback that holds rows out (InstructionMarginProbe)"),
+}
+"""What a checkpoint says of its data beside their settings, and how it is restored."""
 
 
 class PromptrieverData(LightningDataModule):
@@ -190,9 +195,10 @@ class PromptrieverData(LightningDataModule):
         self._restored = state_dict
         for name, value in self._identity().items():
             if (written := state_dict.get(name)) != value:
+                what, remedy = _NO_SETTINGS.get(name, (f"data.{name}", f"restore data.{name}"))
                 raise InputError(
-                    f"data.{name} is {value}, the checkpoint was written with {written}; to continue it "
-                    f"must be the same: restore data.{name}, or start anew in another run folder"
+                    f"{what} is {value}, the checkpoint was written with {written}; to continue it "
+                    f"must be the same: {remedy}, or start anew in another run folder"
                 )
 
     def position(self, epoch: int) -> int:
@@ -204,15 +210,16 @@ class PromptrieverData(LightningDataModule):
     def _identity(self) -> dict[str, Any]:
         assert self.selected is not None
         return {
-            "num_rows": len(self.selected),
             "rows": self.rows,
-            "table": self.fingerprint,
             "global_batch_size": self.global_batch_size,
             "instruction_fraction": self.instruction_fraction,
             "fraction": self.fraction,
             "instructions_per_query": self.instructions_per_query,
             "seed": self.seed,
-        } | {f"groups.{name}": value for name, value in asdict(self.groups).items()}
+            **{f"groups.{name}": value for name, value in asdict(self.groups).items()},
+            "table": self.fingerprint,
+            "num_rows": len(self.selected),
+        }
 
 
 class EpochLoader:
