@@ -179,3 +179,11 @@ def test_rows_that_a_callback_held_out_are_no_setting(modernbert: Path, tmp_path
 class HoldsOut(Callback):
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         trainer.datamodule.hold_out(0.2)  # type: ignore[attr-defined]
+
+
+def test_overfitting_sees_the_same_batches_in_every_epoch(modernbert: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    fit_trainer = trainer(tmp_path, recorder, max_steps=6, overfit_batches=2)
+    fit_trainer.fit(retriever(modernbert, config=TINY), synthetic_data(**ROWS))
+    assert [epoch for epoch, _ in recorder.rows] == [0, 0, 1, 1, 2, 2]
+    assert [rows for _, rows in recorder.rows] == [rows for _, rows in recorder.rows[:2]] * 3

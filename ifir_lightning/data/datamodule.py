@@ -235,7 +235,9 @@ class EpochLoader:
         data, trainer = self.data, self.data.trainer
         assert trainer is not None
         tokenizer: TextTokenizer = trainer.lightning_module.retriever.tokenizer  # type: ignore[union-attr,assignment]
-        batches = EpochBatches(data, trainer.current_epoch, tokenizer)
+        overfits = trainer.overfit_batches  # type: ignore[attr-defined]
+        epoch = 0 if overfits else trainer.current_epoch  # to overfit is to see the same batches again
+        batches = EpochBatches(data, epoch, tokenizer)
         loader = DataLoader(
             batches,
             batch_size=None,
