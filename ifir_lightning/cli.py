@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from ifir_lightning import run_folder
 from ifir_lightning.callbacks.checkpoint_io import ManifestIO
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.callbacks.interruption import Interruption
@@ -131,22 +132,23 @@ class RetrieverCLI(LightningCLI):
                 "trainer.default_root_dir is not set; allowed is the folder that shall hold this run: "
                 "give --trainer.default_root_dir runs/NAME"
             )
-        _check_folder(Path(folder))
+        run_folder.check(folder)
         if self._get(self.config, "weights_only") is False:
             raise InputError("weights_only is false; allowed is true, since a pickle could run code: leave it out")
         if self.subcommand == "fit":
             config = self.config["fit"]
             dumped = self._parser("fit").dump(config, format="json", skip_none=False, skip_link_targets=False)
-            recipe = json.loads(dumped)
+            recipe, seen = json.loads(dumped), set(Path(folder).glob("checkpoints/*.ckpt"))
             self.start = find_start(Path(folder), checkpoint, config["resume"], training_settings(recipe))
             config["ckpt_path"] = recipe["ckpt_path"] = branch_point(Path(folder), self.start)  # not of this start
-            self.save_config_kwargs = {"start": self.start, "recipe": recipe}
+            self.save_config_kwargs = {"start": self.start, "recipe": recipe, "seen": seen}
             return
         self.save_config_callback = None
         if self.subcommand == "validate":
             self.save_config_callback = SaveConfigCallback
             self.save_config_kwargs = {"config_filename": "followir/validate/config.yaml", "overwrite": True}
-            Path(folder, "followir", "validate").mkdir(parents=True, exist_ok=True)
+            with run_folder.writing(Path(folder)):
+                Path(folder, "followir", "validate").mkdir(parents=True, exist_ok=True)
         if checkpoint is not None:
             found = find_checkpoint(Path(folder), checkpoint, "best")
             self.config[str(self.subcommand)]["ckpt_path"] = str(found)
@@ -172,7 +174,8 @@ class RetrieverCLI(LightningCLI):
         if self.subcommand != "fit":
             kwargs["logger"] = False
         elif config["logger"] in (None, True):
-            kwargs["logger"] = [MetricsCSV(folder), _tensorboard(folder, self.start)]
+            kwargs["logger"] = MetricsCSV(folder)
+            self.save_config_kwargs["loggers"] = [_tensorboard(folder, self.start)]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -186,22 +189,15 @@ class RetrieverCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where the results are."""
-        _log.info(
-            "the run is in %s: p_mrr.png, metrics.csv, checkpoints, followir, export", self.trainer.default_root_dir
-        )
+        folder = Path(self.trainer.default_root_dir)
+        results = ("p_mrr.png", "metrics.csv", "checkpoints", "followir", "export")
+        _log.info("the run is in %s: %s", folder, ", ".join(name for name in results if (folder / name).exists()))
 
     def predict(self, model: RetrieverModule, datamodule: PromptrieverData, **options: Any) -> None:
         """Add the writer of the run to what Lightning's predict does."""
         settings = {name: options.pop(name) for name in signature(TrecPrediction).parameters}
         self.trainer.callbacks.append(TrecPrediction(**settings))  # type: ignore[attr-defined]
         self.trainer.predict(model, datamodule=datamodule, **options)
-
-
-def _check_folder(folder: Path) -> None:
-    """Raise where a file lies in the way of the run folder."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise InputError(f"trainer.default_root_dir {folder}: {existing} is a file; allowed is a folder: choose one")
 
 
 def _tensorboard(folder: str, start: Start | None) -> TensorBoardLogger:

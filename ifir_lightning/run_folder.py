@@ -4,6 +4,9 @@ import errno
 import fcntl
 import logging
 import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ifir_lightning import durable, metrics_file
@@ -12,14 +15,43 @@ from ifir_lightning.errors import InputError
 _log = logging.getLogger(__name__)
 
 
+def check(folder: str) -> None:
+    """Raises: InputError: It cannot be the folder of a run: a URL, or a file that lies in its way."""
+    if "://" in folder:
+        raise InputError(
+            f"trainer.default_root_dir {folder} is a URL; allowed is a folder of this machine: choose one, and copy it "
+            "when the run is done"
+        )
+    existing = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"trainer.default_root_dir {folder}: {existing} is a file; allowed is a folder: choose one")
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What the file system refuses inside is the user's to mend.
+
+    Raises:
+        InputError: An OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"trainer.default_root_dir {folder} cannot be written ({error.strerror}: {error.filename}); allowed is a "
+            "folder of yours with space left: choose another, or make this one writable"
+        ) from error
+
+
 def lock(folder: Path) -> None:
     """Take the folder until this process ends, however it ends.
 
     Raises:
-        InputError: Another process trains in it.
+        InputError: Another process trains in it, or it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)  # never closed: that would give the lock back
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)  # never closed: that would give the lock back
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process: workers that outlive it do not keep it
     except BlockingIOError as error:
@@ -47,8 +79,7 @@ def clear(folder: Path, step: int) -> None:
     for manifest in checkpoints.glob("step-*.json"):
         if not manifest.with_suffix(".ckpt").exists():
             manifest.unlink()
-    number = len(list(folder.glob("abandoned/*"))) + 1
-    aside = folder / "abandoned" / f"{number:03d}-from-step-{step:08d}"
+    aside = folder / "abandoned" / f"{next_number(folder.glob('abandoned/*')):03d}-from-step-{step:08d}"
     later = [path for path in checkpoints.glob("step-*") if _step(path) > step]
     validations = [path for path in folder.glob("*/step-*") if path.parent != checkpoints]  # of every benchmark
     later += [path for path in validations if _step(path) > step or step == 0]
@@ -59,6 +90,11 @@ def clear(folder: Path, step: int) -> None:
     cut = _cut_metrics(folder / "metrics.csv", step, aside / "metrics.csv")
     if later or cut:
         _log.info("what %s holds after step %d is moved into %s", folder, step, aside)
+
+
+def next_number(paths: Iterable[Path]) -> int:
+    """One more than the largest of the first numbers in these names; some files may have been removed."""
+    return 1 + max((int(found[0]) for path in paths if (found := re.search(r"\d+", path.name))), default=0)
 
 
 def _step(path: Path) -> int:

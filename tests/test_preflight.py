@@ -79,6 +79,24 @@ def test_ranks_that_differ_write_nothing(case: str, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_what_another_fit_wrote_meanwhile_is_not_thrown_away(tmp_path: Path) -> None:
+    trainer: Any = SimpleNamespace(
+        datamodule=None,
+        default_root_dir=str(tmp_path),
+        is_global_zero=True,
+        limit_train_batches=1.0,
+        val_check_interval=1.0,
+        check_val_every_n_epoch=None,
+    )
+    written = [tmp_path / "checkpoints" / f"step-0000000{step}.ckpt" for step in (1, 2)]
+    for path in written:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    RunConfig(Any, Namespace(), None, recipe(), written).setup(trainer, LightningModule(), "fit")
+    with pytest.raises(InputError, match=r"another fit has written step-00000002.ckpt since this one began"):
+        RunConfig(Any, Namespace(), None, recipe(), written[:1]).setup(trainer, LightningModule(), "fit")
+
+
 def test_places_and_workers_may_differ() -> None:
     assert shared_settings(recipe()) == shared_settings(recipe(workers=2))
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ def test_a_second_time_from_the_same_step_keeps_the_first(tmp_path: Path) -> Non
     assert {"abandoned/001-from-step-00000002/metrics.csv", "abandoned/002-from-step-00000004/metrics.csv"} <= files(
         tmp_path
     )
+
+
+def test_a_number_that_was_given_is_not_given_again(tmp_path: Path) -> None:
+    """Though the user has removed an earlier one."""
+    for _ in range(2):
+        fill(tmp_path)
+        run_folder.clear(tmp_path, 2)
+    shutil.rmtree(tmp_path / "abandoned" / "001-from-step-00000002")
+    fill(tmp_path)
+    run_folder.clear(tmp_path, 2)
+    names = sorted(path.name for path in (tmp_path / "abandoned").iterdir())
+    assert names == ["002-from-step-00000002", "003-from-step-00000002"]
 
 
 def test_a_run_that_begins_leaves_nothing_of_an_earlier_one(tmp_path: Path) -> None:
