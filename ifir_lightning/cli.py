@@ -133,6 +133,7 @@ class RetrieverCLI(LightningCLI):
                 "give --trainer.default_root_dir runs/NAME"
             )
         run_folder.check(folder)
+        _check_trainer(self._get(self.config, "trainer"))
         if self._get(self.config, "weights_only") is False:
             raise InputError("weights_only is false; allowed is true, since a pickle could run code: leave it out")
         if self.subcommand == "fit":
@@ -176,7 +177,15 @@ class RetrieverCLI(LightningCLI):
         elif config["logger"] in (None, True):
             kwargs["logger"] = MetricsCSV(folder)
             self.save_config_kwargs["loggers"] = [_tensorboard(folder, self.start)]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:
+            raise InputError(f"trainer: {error}; allowed is what fit --help lists: correct it") from error
+
+    def _set_seed(self) -> None:
+        if not 0 <= (seed := int(self._get(self.config, "seed_everything"))) < 2**32:
+            raise InputError(f"seed_everything is {seed}; allowed are 0 to 2**32 - 1: choose another")
+        super()._set_seed()
 
     def before_fit(self) -> None:
         """Continue, and say so."""
@@ -198,6 +207,19 @@ class RetrieverCLI(LightningCLI):
         settings = {name: options.pop(name) for name in signature(TrecPrediction).parameters}
         self.trainer.callbacks.append(TrecPrediction(**settings))  # type: ignore[attr-defined]
         self.trainer.predict(model, datamodule=datamodule, **options)
+
+
+def _check_trainer(trainer: Any) -> None:
+    """Raise where Lightning would do something else than it seems, or fail without a name."""
+    fast, accumulated = trainer["fast_dev_run"], trainer["accumulate_grad_batches"]
+    if fast:
+        raise InputError(
+            f"trainer.fast_dev_run is {fast}; allowed is false, since a checkpoint of a run without "
+            "settings would be continued by the next one: leave it out; a fit of one step is --trainer.max_steps 1 "
+            "--model.schedule.warmup_steps 0 --trainer.default_root_dir runs/try"
+        )
+    if accumulated < 1:
+        raise InputError(f"trainer.accumulate_grad_batches is {accumulated}; allowed is 1 or more: set it to 1")
 
 
 def _tensorboard(folder: str, start: Start | None) -> TensorBoardLogger:

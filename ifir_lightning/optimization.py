@@ -35,6 +35,9 @@ class AdamW:
         if self.weight_decay < 0:
             raise InputError(f"model.optimizer.weight_decay is {self.weight_decay}; allowed is 0 or more: set it to 0")
 
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"model.optimizer.betas is {self.betas}; allowed is 0 to below 1: set it to [0.9, 0.999]")
+
     def build(self, backbone: Iterable[Parameter], new_layers: Iterable[Parameter]) -> torch.optim.AdamW:
         """The optimizer, one group per learning rate and weight decay."""
         new_rate = self.learning_rate if self.new_layers_learning_rate is None else self.new_layers_learning_rate

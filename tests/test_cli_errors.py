@@ -34,6 +34,18 @@ BAD_FIT = {
     "accelerator": (["--trainer.accelerator=cuda"], ["CUDAAccelerator"]),
     "projection": (["--model.pooling.init_args.dim=0"], ["dim is 0", "1 or more"]),
     "run folder": (["--trainer.default_root_dir=null"], ["default_root_dir", "runs/NAME"]),
+    "no folder": (["--trainer.default_root_dir=s3://b/run"], ["s3://b/run is a URL", "a folder of this machine"]),
+    "read-only folder": (["--trainer.default_root_dir=/proc/run"], ["/proc/run cannot be written", "another"]),
+    "a dry run": (["--trainer.fast_dev_run=true"], ["fast_dev_run is True", "--trainer.max_steps 1", "runs/try"]),
+    "accumulation": (["--trainer.accumulate_grad_batches=0"], ["accumulate_grad_batches is 0", "1 or more"]),
+    "betas": (["--model.optimizer.betas=[1.0,0.999]"], ["betas is (1.0, 0.999)", "0 to below 1"]),
+    "seed": (["--seed_everything=-1"], ["seed_everything is -1", "0 to 2**32 - 1"]),
+    "nodes": (["--trainer.num_nodes=0"], ["trainer: ", "num_nodes", "positive integer"]),
+    "another accelerator": (["--trainer.accelerator=x"], ["trainer: ", "accelerator='x'"]),
+    "interval": (
+        ["--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=17"],
+        ["val_check_interval is 17", "1 to 16", "check_val_every_n_epoch null"],
+    ),
 }
 
 
@@ -42,7 +54,7 @@ def test_fit(case: str, terminal: Terminal, tmp_path: Path) -> None:
     arguments, expected = BAD_FIT[case]
     line = terminal.refuses("fit", *QUICK, f"--trainer.default_root_dir={tmp_path}/run", *arguments)
     assert all(word in line for word in expected), line
-    assert not list(tmp_path.glob("run/followir/*")), "training time was spent"
+    assert not [path for path in tmp_path.glob("run/*") if path.name != ".lock"], "training time was spent"
 
 
 COMMAND = ["mine", "--checkpoint=c", "--data=synthetic:10", "--output=o"]

@@ -48,6 +48,7 @@ class RunConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Nothing is written before all ranks have agreed on what they are about to do."""
         check_agreement(self._facts(trainer))
+        _check_validation(trainer)
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             run_folder.lock(folder)
@@ -88,3 +89,18 @@ class RunConfig(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[manifests.SETTINGS] = training_settings(self.recipe)
+
+
+def _check_validation(trainer: Trainer) -> None:
+    """What Lightning would find when the run folder is open."""
+    data, limit = trainer.datamodule, trainer.limit_train_batches  # type: ignore[attr-defined]
+    every, epochs = trainer.val_check_interval, trainer.check_val_every_n_epoch
+    if not isinstance(every, int) or epochs is None or not isinstance(data, PromptrieverData):
+        return
+    batches = data.batches_per_epoch
+    batches = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+    if every > batches and trainer.limit_val_batches > 0:
+        raise InputError(
+            f"trainer.val_check_interval is {every}, and an epoch has {batches} batches; allowed is 1 to {batches}, or "
+            "any number with trainer.check_val_every_n_epoch null, which counts batches over epochs: set that to null"
+        )
