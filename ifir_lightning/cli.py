@@ -99,7 +99,7 @@ class RetrieverCLI(LightningCLI):
     start: Start | None = None  # what fit continues
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(Watchdog, "watchdog")  # the first, so that it sees what the others do
+        parser.add_lightning_class_args(Watchdog, "watchdog")  # the first of ours: it sees what they do
         parser.add_lightning_class_args(FollowIRValidation, "followir")
         parser.add_lightning_class_args(NonFinite, "non_finite")
         parser.add_argument(
@@ -178,9 +178,13 @@ class RetrieverCLI(LightningCLI):
             kwargs["logger"] = MetricsCSV(folder)
             self.save_config_kwargs["loggers"] = [_tensorboard(folder, self.start)]
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except ValueError as error:
             raise InputError(f"trainer: {error}; allowed is what fit --help lists: correct it") from error
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.write_into(folder)
+        return trainer
 
     def _set_seed(self) -> None:
         if not 0 <= (seed := int(self._get(self.config, "seed_everything"))) < 2**32:

@@ -1,8 +1,11 @@
 """metrics.csv: one line a step, whatever is logged when, and however often training starts."""
 
+import json
 from pathlib import Path
 
 import pytest
+from small import QUICK
+from terminal import Terminal
 
 from ifir_lightning import metrics_file, run_folder
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
@@ -93,6 +96,21 @@ def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"metrics.csv has no column step; allowed is a file that fit wrote: move it"):
         run_folder.clear(tmp_path, 1)
+
+
+def test_on_the_command_line_it_lies_in_the_run_folder(terminal: Terminal, tmp_path: Path) -> None:
+    """A recipe that names another's would be written into that one, which no lock guards."""
+    logger = {"class_path": "ifir_lightning.callbacks.metrics_csv.MetricsCSV", "init_args": {"save_dir": f"{tmp_path}"}}
+    settings = (
+        "--model.schedule.warmup_steps=0",
+        "--trainer.max_steps=1",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.limit_val_batches=0",
+        f"--trainer.logger={json.dumps([logger])}",
+    )
+    terminal.runs("fit", *QUICK, *settings, f"--trainer.default_root_dir={tmp_path}/run", "--trainer.callbacks=[]")
+    assert len(lines(tmp_path / "run")) == 2
+    assert not (tmp_path / "metrics.csv").exists()
 
 
 def test_nothing_logged_leaves_the_file_as_it_was(tmp_path: Path) -> None:

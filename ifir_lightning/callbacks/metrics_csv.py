@@ -18,16 +18,20 @@ class MetricsCSV(Logger):
     logged again, as happens after a resume, replaces its old values.
 
     Args:
-        save_dir: The run folder.
+        save_dir: The run folder; on the command line it is ``trainer.default_root_dir``, whatever is given here.
     """
 
-    def __init__(self, save_dir: str) -> None:
+    def __init__(self, save_dir: str = ".") -> None:
         super().__init__()
         self._path = Path(save_dir) / "metrics.csv"
         self._rows: dict[int, dict[str, Any]] | None = None
         self._unsaved: set[int] = set()
         self._columns: list[str] = []  # of the file
         self._last = -1  # step in the file
+
+    def write_into(self, folder: str) -> None:
+        """Before anything is logged: the run folder, where resumption and its lock see to the file."""
+        self._path = Path(folder) / "metrics.csv"
 
     @property
     def name(self) -> str:
