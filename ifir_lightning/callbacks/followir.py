@@ -101,7 +101,7 @@ class FollowIRValidation(Callback):
         if not trainer.sanity_checking:
             logged = self._evaluate(trainer, module)
             headline = [key for key in ("followir/p_mrr", "followir/score_b") if key in logged]
-            shown = {key: logged.pop(key) for key in headline}
+            shown: dict[str, float] = {key: logged.pop(key) for key in headline}
             module.log_dict(shown, prog_bar=True, sync_dist=True, batch_size=1)
             assert isinstance(module, RetrieverModule)
             module.log_dict(logged | {"step": float(module.steps_done)}, sync_dist=True, batch_size=1)
