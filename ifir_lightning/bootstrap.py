@@ -13,7 +13,7 @@ from the within-task variances, and m*, s* of a redrawn sample,
 so p < 0.05 exactly where the interval excludes 0 (the sample itself counts as one draw). Percentile and BCa
 intervals cover too little with 20 to 60 queries, above all where many queries are ties; this one errs on the other
 side. A redrawn sample without any variance counts as |t*| = infinity: where all but a few queries agree, the interval
-is the whole range that the values can have, which says that these queries cannot tell.
+is the whole range that the values can have, which says that these queries cannot tell. Where all agree it has no width.
 
 What is random is the choice of queries. Tasks and models are held fixed: several seeds of one recipe enter as each
 query's mean over the seeds, so the interval is about other queries for these trained models, not about other seeds.

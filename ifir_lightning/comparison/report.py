@@ -1,13 +1,13 @@
 """The report of a comparison as one plain object: what ``--json`` prints and what terminal and HTML show."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from ifir_lightning.bootstrap import CONFIDENCE, NUM_RESAMPLES
 from ifir_lightning.comparison.queries import QueryTable
 from ifir_lightning.comparison.recipes import Recipe, differing_settings, group_runs, warnings_about
-from ifir_lightning.comparison.results import MEAN, Values, average, curve, estimate, run_means, seed_pairs
+from ifir_lightning.comparison.results import MEAN, RANGES, Values, average, curve, estimate, run_means, seed_pairs
 from ifir_lightning.comparison.run_folders import (
     RunFolder,
     Which,
@@ -58,7 +58,9 @@ def build_report(runs: Sequence[RunFolder], which: Which, num_queries: int) -> d
         "recipes": described,
         "pairs": pairs,
         "settings": differing_settings(recipes),
-        "warnings": warnings_about(recipes) + _limits_of_the_bootstrap(tasks, len(pairs)),
+        "warnings": warnings_about(recipes)
+        + _limits_of_the_bootstrap(tasks, len(pairs))
+        + _intervals_of_everything(described, pairs),
         "curves": [curve(recipe) for recipe in recipes],
     }
     if len(recipes) == 1:
@@ -96,6 +98,22 @@ def _limits_of_the_bootstrap(tasks: Sequence[Task], num_pairs: int) -> list[str]
             f"{NUM_RESAMPLES} draws can give: compare fewer runs"
         )
     return lines
+
+
+def _intervals_of_everything(recipes: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> list[str]:
+    """What an interval means that holds every value there can be."""
+    found: dict[str, None] = {}
+    for each in (*recipes, *pairs):
+        for (name, metrics), (key, (low, high)) in product(each["results"].items(), RANGES.items()):
+            whole = (low - high, high - low) if "first" in each else (low, high)
+            if (metrics[key]["low"], metrics[key]["high"]) == whole:
+                found[f"{METRICS[key]} ({name})"] = None
+    if not found:
+        return []
+    return [
+        f"{', '.join(found)}: an interval that holds every possible value says that these queries cannot tell: "
+        "they are too few, or all but a few agree"
+    ]
 
 
 def _describe(recipe: Recipe, means: Sequence[Mapping[str, float]]) -> dict[str, Any]:
