@@ -106,6 +106,12 @@ def test_the_file_tree_lists_every_module() -> None:
     assert listed == present
 
 
+def test_the_file_tree_lists_every_tool() -> None:
+    listed = re.findall(r"(\w+\.py)", README.split("\ntools/\n")[1].split("\nbenchmarks/")[0])
+    present = {path.name for path in (ROOT / "tools").glob("*.py") if not path.name.startswith("bench_")}
+    assert set(listed) == present
+
+
 def test_the_loss_of_the_example_runs() -> None:
     loss = run_example("class MarginLoss")["MarginLoss"]()
     scores_QP, targets_Q = torch.tensor([[0.9, 0.4, 0.2], [0.1, 0.5, 0.3]]), torch.tensor([0, 2])
