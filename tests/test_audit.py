@@ -2,19 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 from small import make_head, write_task
 
+from ifir_lightning.commands import audit as command
 from ifir_lightning.commands.audit import audit
 from ifir_lightning.data.evalset import load_task
 from ifir_lightning.errors import InputError
 from ifir_lightning.export import write_export
 from ifir_lightning.metrics import evaluate_run
+from ifir_lightning.options import run
 from ifir_lightning.query_limits import audit_limits
 from ifir_lightning.reranking import Reranker
-from ifir_lightning.retriever import load_retriever
+from ifir_lightning.retriever import Retriever, load_retriever
 from ifir_lightning.text_format import TextSettings
 
 # One letter is one token; [CLS] and [SEP] are two more.
@@ -70,8 +73,8 @@ def test_p_mrr_is_the_benchmarks_under_each_limit(checkpoint: str, tmp_path: Pat
     for limit, found in zip(limits, audits, strict=True):
         retriever = load_retriever(checkpoint, text=TextSettings(max_query_length=limit))
         queries = {id_: (text, task.instructions[id_]) for id_, text in task.queries.items()}
-        run, _ = Reranker(retriever)(queries, task.passages, task.candidates)
-        metrics = evaluate_run(run, task.qrels, task.changed, task.name, task.metric)
+        ranked, _ = Reranker(retriever)(queries, task.passages, task.candidates)
+        metrics = evaluate_run(ranked, task.qrels, task.changed, task.name, task.metric)
         assert (found.limit, found.p_mrr, found.score_b) == (limit, metrics["p_mrr"], metrics["score_b"])
     assert len({each.p_mrr for each in audits}) > 1
 
@@ -114,6 +117,22 @@ def test_the_limits_are_those_of_the_checkpoints_in_circulation(
     record = json.loads(capsys.readouterr().out)
     assert [each["limit"] for each in record["limits"]] == [32, 48, 64, 128, 256, 304]
     assert {each["instruction_tokens"] for each in record["limits"]} == {100.0}
+
+
+def test_the_options_take_one_limit_and_a_checkpoints_own_code(
+    checkpoint: str, letters: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted: list[bool] = []
+
+    def load(name: str, trust_remote_code: bool, **options: Any) -> Retriever:
+        trusted.append(trust_remote_code)
+        return load_retriever(name, **options)
+
+    monkeypatch.setattr(command, "load_retriever", load)
+    run("audit", audit, [f"--task={letters}", f"--checkpoint={checkpoint}", "--max-query-length", "6", "--json"])
+    assert [each["limit"] for each in json.loads(capsys.readouterr().out)["limits"]] == [6]
+    run("audit", audit, [f"--task={letters}", f"--checkpoint={checkpoint}", "--trust-remote-code"])
+    assert trusted == [False, True]
 
 
 def test_limits_beyond_the_positions_and_another_format_are_refused(checkpoint: str, letters: str) -> None:

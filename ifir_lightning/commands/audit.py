@@ -26,28 +26,32 @@ LIMITS = (32, 48, 64, 128, 256, 304)
 def audit(
     task: str,
     checkpoint: str,
-    max_query_length: list[int] | None = None,
+    max_query_length: int | list[int] | None = None,
     max_passage_length: int | None = None,
     output: str | None = None,
     json: bool = False,
     device: str = "cpu",
+    trust_remote_code: bool = False,
 ) -> None:
     """Print what survives each query limit, with p-MRR and Score B of the checkpoint, all x100.
 
     Args:
         task: a FollowIR task: a folder, a hub id (owner/name[@revision]) or synthetic/NAME.
         checkpoint: a run folder, a .ckpt file, or any folder or hub id that model.checkpoint takes.
-        max_query_length: the limits, e.g. [32,64]; by default 32, 48, 64, 128, 256 and 304, as far as the model reads.
+        max_query_length: one limit, or several as [32,64]; by default 32, 48, 64, 128, 256 and 304, as far as the
+            model reads.
         max_passage_length: by default the checkpoint's.
         output: a PNG to draw p-MRR, Score B and the survival of instructions into.
         json: print one JSON object instead of the table.
         device: where to compute, e.g. cuda.
+        trust_remote_code: allow the checkpoint to run code of its own.
     """
     picture = None if output is None else output_file(output, ".png")
     place = usable_device(device)
     loaded = load_task(task)
-    retriever = load_retriever(checkpoint, text=TextSettings(max_passage_length=max_passage_length), device=place)
-    limits = _limits(retriever, max_query_length)
+    text = TextSettings(max_passage_length=max_passage_length)
+    retriever = load_retriever(checkpoint, text=text, device=place, trust_remote_code=trust_remote_code)
+    limits = _limits(retriever, [max_query_length] if isinstance(max_query_length, int) else max_query_length)
     audits, passage_tokens = audit_limits(retriever, loaded, limits)
     record = {
         "task": loaded.name,
@@ -104,14 +108,15 @@ def draw_audit(audits: Sequence[LimitAudit], title: str, output: Path) -> None:
     left.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     left.set_ylabel("x100")
     right.plot(limits, [each.query_tokens for each in audits], marker="o", color="tab:green", label="query")
-    right.plot(limits, [each.instruction_tokens for each in audits], marker="o", color="tab:red", label="instruction")
+    instruction_tokens = [each.instruction_tokens for each in audits]
+    right.plot(limits, instruction_tokens, marker="o", color="tab:red", linestyle="--", label="instruction")
     right.set_ylabel("tokens that survive (%)")
     right.set_ylim(0, 105)
     for axes in (left, right):
         axes.set_xlabel("query limit (tokens)")
         axes.set_xticks(limits)
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        axes.legend(fontsize=8, loc="best")
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(as_text(title), fontsize=11)
     output.parent.mkdir(parents=True, exist_ok=True)
