@@ -41,16 +41,22 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    """The command line, run in this process; what it changes of logging ends with the test."""
-    from terminal import Terminal  # imports Lightning, which few tests need
-
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """What a command line that runs in this process changes of logging ends with the test."""
     log = logging.getLogger("ifir_lightning")
     level, handlers = log.level, list(log.handlers)
-    yield Terminal(monkeypatch, capsys)
+    yield
     log.setLevel(level)
     log.handlers[:] = handlers
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """The command line, run in this process."""
+    from terminal import Terminal  # imports Lightning, which few tests need
+
+    return Terminal(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")
