@@ -153,6 +153,8 @@ class RetrieverCLI(LightningCLI):
         if checkpoint is not None:
             found = find_checkpoint(Path(folder), checkpoint, "best")
             self.config[str(self.subcommand)]["ckpt_path"] = str(found)
+        elif any(Path(folder).glob("checkpoints/*.ckpt")):
+            _log.warning("%s holds a run, but this is the model before training; its own: --ckpt_path best", folder)
 
     def instantiate_classes(self) -> None:
         """As Lightning does; mistakes of the user, among them a logger that is not installed, are told as such."""

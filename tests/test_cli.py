@@ -106,9 +106,11 @@ def test_validate_reproduces_the_last_validation_of_fit(trained: Path, tmp_path:
 
 
 def test_test_writes_a_folder_of_its_own(trained: Path, tmp_path: Path) -> None:
-    done = run("test", f"--config={trained}/config.yaml", f"--trainer.default_root_dir={tmp_path}")
+    folder = shutil.copytree(trained, tmp_path / "run")
+    done = run("test", f"--config={folder}/config.yaml", f"--trainer.default_root_dir={folder}")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "followir" / "test" / "metrics.json").exists()
+    assert (folder / "followir" / "test" / "metrics.json").exists()
+    assert "holds a run, but this is the model before training" in done.stderr
 
 
 def test_a_validated_checkpoint_is_recorded_with_its_step(trained: Path, tmp_path: Path) -> None:
