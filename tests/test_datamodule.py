@@ -33,7 +33,9 @@ def open_data(path: str, tokenizer: PreTrainedTokenizerBase, epoch: int = 0, **s
     data.setup("fit")
     module = SimpleNamespace(retriever=SimpleNamespace(tokenizer=TextTokenizer(tokenizer, TextFormat())))
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    data.trainer = SimpleNamespace(current_epoch=epoch, lightning_module=module, strategy=strategy)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        current_epoch=epoch, overfit_batches=0, lightning_module=module, strategy=strategy
+    )
     return data
 
 

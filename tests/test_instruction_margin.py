@@ -185,7 +185,7 @@ def test_a_run_goes_on_with_the_rows_that_it_began_with(modernbert: Path, tmp_pa
     trainer(tmp_path, again, recorder, max_steps=3).fit(retriever(modernbert), synthetic_data(num_rows=40), **settings)
     assert len(recorder.rows) == 2
     for callbacks in ([], [InstructionMarginProbe(share=0.2)]):
-        with pytest.raises(InputError, match=r"data\.num_rows is \d+, the checkpoint was written with \d+"):
+        with pytest.raises(InputError, match=r"rows to train on is \d+, the checkpoint was written with \d+"):
             trainer(tmp_path, *callbacks, max_steps=3).fit(
                 retriever(modernbert), synthetic_data(num_rows=40), **settings
             )

@@ -140,6 +140,7 @@ def test_the_answers_of_a_study_are_tables_and_pictures(tool, tmp_path: Path) ->
         "seeds": [0, 1, 2],
         "seconds": 600.0,
         "trials": {"planned": 12, "finished": 11, "failed": 1, "diverged": 0},
+        "points_drawn": False,
         "points": [point("plain", 0, base, 10.0), point("plain", 1, other, 7.0), point("late", 0, base, 20.0)],
         "changes": [point("plain", 1, other, -3.0)],
         "differences": [point("late", 0, base, 10.0) | {"minus": "plain"}],

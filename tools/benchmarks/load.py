@@ -62,6 +62,7 @@ def make_data(settings: dict[str, Any]) -> tuple[PromptrieverData, TextTokenizer
     data = PromptrieverData(settings["table"], settings["batch"], sampler, num_workers=settings["workers"])
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         current_epoch=0,
+        overfit_batches=0,
         lightning_module=SimpleNamespace(retriever=SimpleNamespace(tokenizer=tokenizer), loss=InfoNCE(0.02)),
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
