@@ -82,6 +82,8 @@ def search(
     return _run(list(queries), ordered, found), share_cut(cut, total)
 
 
+_BEYOND = 2**53
+"""A place after all passages; the largest that ``pad``, which takes a double, keeps exact."""
 Best = tuple[Tensor, Tensor]
 """scores_QK of each query's best passages so far, best first, and their places_QK in descending order of ids."""
 
@@ -109,7 +111,7 @@ def _gathered(best: Best, width: int) -> list[Best]:
     scores_QK, places_QK = best
     missing = (0, width - scores_QK.shape[1])
     scores_RK = distributed.gather_rows(pad(scores_QK, missing, value=-inf))
-    places_RK = distributed.gather_rows(pad(places_QK, missing, value=torch.iinfo(places_QK.dtype).max))
+    places_RK = distributed.gather_rows(pad(places_QK, missing, value=_BEYOND))
     return list(zip(scores_RK.split(len(scores_QK)), places_RK.split(len(places_QK)), strict=True))
 
 

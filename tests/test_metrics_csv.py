@@ -56,12 +56,14 @@ def test_new_steps_are_appended_and_late_values_are_not_lost(tmp_path: Path, mon
         assert lines(tmp_path)[-1] == f"{step},,{step}"
     assert len(whole) == 1
     logger.log_metrics({"a": 20}, step=2)
+    logger.save()
+    assert lines(tmp_path)[2:4] == ["2,,20", "3,,3"]
     logger.log_metrics({"b, quoted": 1}, step=8)
     logger.save()
     again = MetricsCSV(str(tmp_path))
     again.log_metrics({"a": 9}, step=9)
     again.save()
-    assert len(whole) == 2
+    assert len(whole) == 3
     assert lines(tmp_path)[:3] == ['step,epoch,a,"b, quoted"', "1,,1,", "2,,20,"]
     assert lines(tmp_path)[-2:] == ["8,,8,1", "9,,9,"]
 

@@ -68,6 +68,14 @@ def test_the_number_of_ranks_changes_no_bit(
         assert [list(scores) for scores in found[0].values()] == [list(scores) for scores in alone[0].values()]
 
 
+def test_what_is_filled_in_for_a_rank_comes_after_a_passage_that_nothing_matches() -> None:
+    """Whose score is minus infinity, as a rank's that has fewer passages than the others."""
+    part = torch.tensor([[2.0, -torch.inf]]), torch.tensor([[7, 3]])
+    (filled,) = search._gathered(part, 4)
+    scores, places = search.merge([filled], 2)
+    assert (scores.tolist(), places.tolist()) == ([[2.0, -torch.inf]], [[7, 3]])
+
+
 def test_all_that_is_sorted_is_a_few_times_what_is_found(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sorted anew with every passage it would be half their number times as much."""
     widths: list[int] = []

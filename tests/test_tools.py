@@ -97,6 +97,17 @@ def test_bench_data_measures_the_data_module(tool, tmp_path: Path) -> None:
     assert loader["texts_per_second"] == pytest.approx(5 * loader["rows_per_second"])
 
 
+def test_what_bench_data_writes_names_no_place_of_this_machine(
+    tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = tool("bench_data")
+    monkeypatch.setattr(bench, "measure_table", lambda *arguments: {})
+    monkeypatch.setattr(bench, "growth", lambda sizes: {})
+    monkeypatch.setattr("sys.argv", ["bench_data.py", "--rows", "5000", "--folder", str(tmp_path), "--json"])
+    bench.main()
+    assert json.loads(capsys.readouterr().out)["tokenizer"] == "quickstart-tokenizer"
+
+
 def test_ratios_above_one_mean_that_we_are_faster_and_memory_below_one_that_we_need_less(tool) -> None:
     ours, theirs = {"cpu_seconds": 2.0, "peak_bytes": 3}, {"cpu_seconds": 10.0, "peak_bytes": 12}
     twice = {"cpu_seconds": 4.0, "peak_bytes": 6}
