@@ -27,6 +27,7 @@ from ifir_lightning.models import checkpoints
 from ifir_lightning.models.backbone import BackboneSettings
 from ifir_lightning.models.checkpoints import read_checkpoint
 from ifir_lightning.models.dense import Dense
+from ifir_lightning.models.files import check_finite
 from ifir_lightning.models.pooling import CLSPooling, MeanPooling, Pooling, Projected, TokenProjection
 from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer, WeightedMaxSim
 from ifir_lightning.records import Embeddings, Hidden
@@ -650,6 +651,10 @@ def test_an_encoder_decoder_is_refused(modernbert: Path, tmp_path: Path) -> None
     AutoTokenizer.from_pretrained(modernbert).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"t5 is an encoder-decoder; allowed are encoders and decoders"):
         load_retriever(str(tmp_path), MeanPooling(), Cosine())
+
+
+def test_weights_whose_sum_overflows_are_numbers() -> None:
+    check_finite(torch.full((4,), 3e38), "a weight", "a checkpoint")
 
 
 def test_instructions_are_a_list(modernbert: Path) -> None:
