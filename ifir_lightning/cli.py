@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 
 import torch
 import transformers
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -41,13 +41,18 @@ from ifir_lightning.commands.teach import teach
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
 from ifir_lightning.fsdp import FSDP2
+from ifir_lightning.losses import Loss
+from ifir_lightning.models.pooling import Pooling
+from ifir_lightning.models.scoring import Scorer
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.options import run
+from ifir_lightning.parser_errors import one_line
 from ifir_lightning.resume import Resume, Start, branch_point, find_checkpoint, find_start, training_settings
 from ifir_lightning.security import refusal, restrict_imports
 
 _log = logging.getLogger(__name__)
 _REQUIREMENT = re.compile(r"Requirement '([^']+)' not met")
+KINDS = {"pooling": Pooling, "scorer": Scorer, "loss": Loss, "losses": Loss, "callbacks": Callback, "logger": Logger}
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Callable[..., None]] = {
     "audit": audit,
@@ -83,7 +88,7 @@ class RecipeParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if self.exit_on_error:  # else it is one of jsonargparse's parsers within this one
-            raise InputError(refusal(message) or f"{message}; allowed is what --help lists: correct it") from ex
+            raise InputError(refusal(message) or one_line(message, "--help", KINDS)) from ex
         super().error(message, ex)
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -97,6 +102,10 @@ class RetrieverCLI(LightningCLI):
     """LightningCLI whose run folder is ``trainer.default_root_dir``: logs, checkpoints and pictures lie in it."""
 
     start: Start | None = None  # what fit continues
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Lightning's would also take true and false, which fix nothing."""
+        parser.add_argument("--seed_everything", type=int, default=0, help="Of everything random: 0 to 2**32 - 1.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Watchdog, "watchdog")  # the first of ours: it sees what they do
@@ -189,7 +198,7 @@ class RetrieverCLI(LightningCLI):
         return trainer
 
     def _set_seed(self) -> None:
-        if not 0 <= (seed := int(self._get(self.config, "seed_everything"))) < 2**32:
+        if not 0 <= (seed := self._get(self.config, "seed_everything")) < 2**32:
             raise InputError(f"seed_everything is {seed}; allowed are 0 to 2**32 - 1: choose another")
         super()._set_seed()
 
@@ -248,7 +257,6 @@ def main() -> None:
                 save_config_callback=RunConfig,
                 trainer_defaults={"callbacks": [OutOfMemory(), Interruption()]},
                 parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
-                seed_everything_default=0,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
             )

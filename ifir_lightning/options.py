@@ -8,6 +8,7 @@ from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
 from ifir_lightning.errors import InputError
+from ifir_lightning.parser_errors import one_line
 
 
 class CommandParser(ArgumentParser):
@@ -15,7 +16,7 @@ class CommandParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if self.exit_on_error:  # as in RecipeParser
-            raise InputError(f"{message}; allowed is what {self.prog} --help lists: correct it") from ex
+            raise InputError(one_line(message, f"{self.prog} --help", {})) from ex
         super().error(message, ex)
 
 

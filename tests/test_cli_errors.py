@@ -11,6 +11,7 @@ from terminal import Terminal
 
 from ifir_lightning.cli import main
 from ifir_lightning.errors import InputError
+from ifir_lightning.parser_errors import one_line
 
 BAD_FIT = {
     "missing data": (["--data.path=no/such/folder.parquet"], ["no/such/folder.parquet", "allowed"]),
@@ -59,9 +60,12 @@ def test_fit(case: str, terminal: Terminal, tmp_path: Path) -> None:
 
 COMMAND = ["mine", "--checkpoint=c", "--data=synthetic:10", "--output=o"]
 BAD_OPTIONS = {
-    "another type": ([*COMMAND, "--max_tokens=x"], ['"max_tokens"', "int", "value: x", "mine --help"]),
-    "another type, nested": ([*COMMAND, "--choice.rank_from=x"], ['"choice.rank_from"', "int", "value: x"]),
-    "a choice": (["teach", "--teacher=t", *COMMAND[2:], "--kind=x"], ["'cross-encoder'", "value: x", "teach --help"]),
+    "another type": ([*COMMAND, "--max_tokens=x"], ["max_tokens is x", "an integer", "mine --help"]),
+    "another type, nested": ([*COMMAND, "--choice.rank_from=x"], ["choice.rank_from is x", "an integer"]),
+    "a choice": (
+        ["teach", "--teacher=t", *COMMAND[2:], "--kind=x"],
+        ["kind is x; allowed is retriever, cross-encoder or causal", "teach --help"],
+    ),
     "unknown": ([*COMMAND, "--nope=1"], ["unrecognized", "--nope"]),
     "missing": (["compare"], ["required: runs", "compare --help"]),
 }
@@ -124,12 +128,65 @@ def test_what_a_callback_refuses_is_said_in_its_own_line(terminal: Terminal) -> 
 def test_a_callbacks_argument_of_another_type_is_named(terminal: Terminal) -> None:
     callbacks = "ifir_lightning.callbacks.checkpoints.Checkpoints"
     line = terminal.refuses("fit", *QUICK, f"--trainer.callbacks+={callbacks}", "--trainer.callbacks.keep_last=x")
-    assert "Expected a <class 'int'>. Got value: x" in line
-    assert "may not be imported" not in line
+    assert line.startswith("error: trainer.callbacks.init_args.keep_last is x; allowed is an integer")
+
+
+MISSPELT = {
+    "a class": (
+        "--model.scorer=MaxSimm",
+        "model.scorer is MaxSimm, which is no class; allowed is Cosine, Dot, MaxSim, ",
+    ),
+    "its module": (
+        "--model.scorer=ifir_lightning.models.scorin.MaxSim",
+        "model.scorer is ifir_lightning.models.scorin",
+    ),
+    "another kind of class": ("--model.loss=MeanPooling", "model.loss is MeanPooling, which is no class; allowed is "),
+    "one of a list": ("--trainer.callbacks+=RichProgresBar", "allowed is RichProgressBar"),
+    "one within a class": (
+        "--model.loss={class_path: WeightedSum, init_args: {losses: [InfoNCE, Foo], weights: [1, 2]}}",
+        "model.loss.init_args.losses is Foo, which is no class; allowed is InfoNCE",
+    ),
+    "a class's setting": (
+        "--model.loss.init_args.temp=1",
+        "model.loss: InfoNCE has no setting temp; allowed are temper",
+    ),
+    "its value": (
+        "--model.scorer.init_args.reduction=x",
+        "model.scorer.init_args.reduction is x; allowed is sum or mean",
+    ),
+    "a choice": (
+        "--model.backbone.attention=fast",
+        "model.backbone.attention is fast; allowed is auto, flash_attention_2",
+    ),
+    "one of several types": ("--trainer.precision=fp16", "trainer.precision is fp16; allowed is 64, 32, 16, "),
+    "a mapping": ("--model.backbone.config=x", "model.backbone.config is x; allowed is a mapping or null"),
+    "settings": (
+        "--model.optimizer=Adam",
+        "model.optimizer is Adam; allowed are the settings that --help lists: give --",
+    ),
+    "settings or null": ("--model.backbone.lora=true", "model.backbone.lora is true; allowed are its settings"),
+    "a seed": ("--seed_everything=true", "seed_everything is True; allowed is an integer"),
+}
+
+
+@pytest.mark.parametrize("case", MISSPELT)
+def test_what_is_misspelt_is_named_with_what_is_allowed(case: str, terminal: Terminal) -> None:
+    argument, expected = MISSPELT[case]
+    line = terminal.refuses("fit", *QUICK, argument)
+    assert expected in line, line
+    assert "class '" not in line, "a type of Python's"
+
+
+def test_a_message_of_no_known_form_is_kept() -> None:
+    assert one_line("no such thing", "fit --help", {}) == "no such thing; allowed is what fit --help lists: correct it"
 
 
 BAD_RECIPES = {
-    "another type": ("", ["--data.global_batch_size=x"], ['"data.global_batch_size"', "int", "value: x", "--help"]),
+    "another type": (
+        "",
+        ["--data.global_batch_size=x"],
+        ["data.global_batch_size is x; allowed is an integer", "--help"],
+    ),
     "unknown": ("", ["--model.nope=3"], ["unrecognized", "--model.nope=3", "--help"]),
     "YAML": ("model: [1, 2\n", ["--config={file}"], ["parsing", "line 1, column 8"]),
     "encoding": (b"\xff\xfe\x00", ["--config={file}"], ["bad.yaml is no text", "YAML in UTF-8"]),
