@@ -77,6 +77,21 @@ def test_a_config_overrides_the_tokenizer(modernbert: Path) -> None:
     assert (backbone.model.config.vocab_size, backbone.hidden_size, backbone.max_length) == (999, 16, 64)
 
 
+GPT2 = {"model_type": "gpt2", "n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+XLNET = {"model_type": "xlnet", "d_model": 16, "d_inner": 16, "n_layer": 1, "n_head": 2}
+
+
+@pytest.mark.parametrize(("config", "positions"), [(GPT2, 64), (XLNET, None)])
+def test_positions_are_known_by_whatever_name_a_configuration_has_for_them(
+    modernbert: Path, config: dict[str, Any], positions: int | None
+) -> None:
+    """A longer text would end GPT-2 with an index out of range."""
+    retriever = build_retriever(None, BackboneSettings(config, str(modernbert)), MeanPooling(), Cosine()).eval()
+    assert retriever.backbone.max_length == positions
+    assert retriever.tokenizer.format.max_passage_length == (positions or 512)
+    assert retriever.encode_passages(["quiet hotel " * 400]).values_ND.isfinite().all()
+
+
 def test_random_weights_are_those_of_the_seed(modernbert: Path) -> None:
     def weights(seed: int) -> torch.Tensor:
         settings = BackboneSettings(config=TINY, tokenizer=str(modernbert))

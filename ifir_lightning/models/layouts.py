@@ -191,7 +191,7 @@ def _bi_encoder(
 
 def _model_limit(read: Checkpoint) -> int | None:
     """sentence-transformers' limit where none is written down."""
-    positions = num_positions(read.transformer) or getattr(read.transformer.config, "max_position_embeddings", None)
+    positions = num_positions(read.transformer)
     return None if positions is None else min(positions, read.tokenizer.model_max_length)
 
 

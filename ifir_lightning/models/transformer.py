@@ -99,7 +99,8 @@ def num_positions(model: PreTrainedModel) -> int | None:
     table = dict(model.named_modules()).get("embeddings.position_embeddings")
     if isinstance(table, nn.Embedding):  # RoBERTa and MPNet count positions from padding_idx + 1
         return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-    return model.config.to_dict().get("max_position_embeddings")
+    positions = getattr(model.config, "max_position_embeddings", None)  # GPT-2's n_positions too; XLNet's is -1
+    return None if positions is None or positions < 1 else positions
 
 
 def _for_retrieval(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
