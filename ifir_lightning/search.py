@@ -82,8 +82,8 @@ def search(
     return _run(list(queries), ordered, found), share_cut(cut, total)
 
 
-_BEYOND = 2**53
-"""A place after all passages; the largest that ``pad``, which takes a double, keeps exact."""
+_BEYOND = 2**32 - 1
+"""A place after all passages: the last one that ``merge`` tells from a lower score."""
 Best = tuple[Tensor, Tensor]
 """scores_QK of each query's best passages so far, best first, and their places_QK in descending order of ids."""
 
@@ -93,11 +93,15 @@ def nothing(num_queries: int, device: torch.device) -> Best:
 
 
 def merge(parts: Sequence[Best], depth: int) -> Best:
-    """The best of all parts, by score and then by place."""
-    scores_QK = torch.cat([scores_QK for scores_QK, _ in parts], dim=1)
-    places_QK, order_QK = torch.cat([places_QK for _, places_QK in parts], dim=1).sort(dim=1)
-    scores_QK, order_QK = scores_QK.gather(1, order_QK).sort(dim=1, descending=True, stable=True)
-    return scores_QK[:, :depth], places_QK.gather(1, order_QK)[:, :depth]
+    """The best of all parts, by score and then by place; a score that is no number counts as infinite.
+
+    One selection by whole numbers that hold both, where to sort by place and then by score takes 2 to 5 times as long.
+    """
+    scores_QK, places_QK = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+    bits_QK = (scores_QK.float().nan_to_num(inf, inf, -inf) + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0
+    ordered_QK = bits_QK ^ (bits_QK >> 31 & 0x7FFFFFFF)  # below zero the larger magnitude is the lower score
+    best_QK = ((ordered_QK.long() << 32) - places_QK).topk(min(depth, scores_QK.shape[1]), dim=1).indices
+    return scores_QK.gather(1, best_QK), places_QK.gather(1, best_QK)
 
 
 def _of_all_ranks(best: list[Best], depth: int) -> list[Best]:

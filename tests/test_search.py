@@ -1,5 +1,6 @@
 """Exact search equals re-ranking of all passages, cut; on any number of ranks."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,24 @@ def test_what_is_filled_in_for_a_rank_comes_after_a_passage_that_nothing_matches
     (filled,) = search._gathered(part, 4)
     scores, places = search.merge([filled], 2)
     assert (scores.tolist(), places.tolist()) == ([[2.0, -torch.inf]], [[7, 3]])
+
+
+@pytest.mark.parametrize("depth", [3, 40, 2**31])
+def test_the_best_of_parts_are_those_of_a_slow_loop(depth: int) -> None:
+    """With many equal scores, zeros of both signs, infinities, and numbers that are none, which nothing may hide."""
+    nan, values = float("nan"), [-torch.inf, -3e38, -2.5, -1e-45, -0.0, 0.0, 1e-45, 1.5, 3e38, torch.inf]
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.tensor(values)[torch.randint(0, len(values), (4, 60), generator=generator)]
+    scores[3, :2] = torch.tensor([nan, -nan])
+    places = torch.randperm(2**20, generator=generator)[:60].expand(4, -1).clone()
+    places[:, 0] = search._BEYOND
+    sizes = [7, 0, 33, 20]
+    found = search.merge(list(zip(scores.split(sizes, 1), places.split(sizes, 1), strict=True)), depth)
+    for query in range(4):
+        pairs = list(zip(scores[query].tolist(), places[query].tolist(), strict=True))
+        pairs.sort(key=lambda pair: (-torch.inf if math.isnan(pair[0]) else -pair[0], pair[1]))
+        assert found[1][query].tolist() == [place for _, place in pairs[:depth]]
+        assert str(found[0][query].tolist()) == str([score for score, _ in pairs[:depth]])
 
 
 def test_all_that_is_sorted_is_a_few_times_what_is_found(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
