@@ -207,6 +207,18 @@ def test_listed_pairs_are_scored_some_at_a_time(monkeypatch: pytest.MonkeyPatch)
     assert 1000 <= largest.elements <= 3000 * 5
 
 
+def test_parts_of_many_listed_pairs_take_no_longer_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths that are looked at, over all parts: twice as many as there are pairs at most."""
+    looked, arange = [], torch.arange
+    monkeypatch.setattr(scoring, "MAX_BLOCK_ELEMENTS", 6000)
+    queries, passages = texts([20] * 3, 0), texts([10] * 300, 1)
+    index_K2 = torch.cartesian_prod(arange(3), arange(300))
+    monkeypatch.setattr(torch, "arange", lambda start, end: looked.append(end - start) or arange(start, end))
+    parts = list(scoring._pair_parts(queries, passages, index_K2, arange(900)))
+    assert len(parts) > 50
+    assert sum(looked) <= 2 * 900
+
+
 def test_a_passage_without_embeddings_is_no_candidate() -> None:
     with pytest.raises(AssertionError, match=r"no best match"):
         MaxSim()(texts([2], 0), texts([0, 2], 1))

@@ -210,10 +210,12 @@ def _pair_parts(queries: Embeddings, passages: Embeddings, index_K2: Tensor, ord
     """Parts of ``order_K`` whose rectangles hold about ``MAX_BLOCK_ELEMENTS`` numbers each."""
     longest = int(queries.lengths_B.max())
     width = queries.values_ND.shape[1]
+    lengths_K = passages.lengths_B[index_K2[order_K, 1]]  # ascending
+    size_K = longest * lengths_K + (longest + lengths_K) * width
     start = 0
     while start < len(order_K):
-        lengths = passages.lengths_B[index_K2[order_K[start:], 1]]
-        size = torch.arange(1, len(lengths) + 1) * (longest * lengths + (longest + lengths) * width)
-        stop = start + max(1, int((size <= MAX_BLOCK_ELEMENTS).sum()))
+        ahead = size_K[start : start + MAX_BLOCK_ELEMENTS // int(size_K[start])]  # no more of them can fit
+        total = torch.arange(1, len(ahead) + 1) * ahead
+        stop = start + max(1, int((total <= MAX_BLOCK_ELEMENTS).sum()))
         yield order_K[start:stop]
         start = stop
