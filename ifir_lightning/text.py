@@ -193,7 +193,7 @@ def listed(texts: Iterable[T], what: str, kind: type | UnionType) -> list[T]:
     Raises:
         InputError: It is empty, or an item is not of ``kind``.
     """
-    items = [] if isinstance(texts, str) else list(texts)
+    items = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else []
     wrong = [f"number {place} is {item!r:.60}" for place, item in enumerate(items) if not isinstance(item, kind)]
     if wrong or not items:
         got = wrong[0] if wrong else f"{texts!r:.60}"

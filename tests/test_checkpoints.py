@@ -30,7 +30,7 @@ from ifir_lightning.models.dense import Dense
 from ifir_lightning.models.files import check_finite
 from ifir_lightning.models.pooling import CLSPooling, MeanPooling, Pooling, Projected, TokenProjection
 from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer, WeightedMaxSim
-from ifir_lightning.records import Embeddings, Hidden
+from ifir_lightning.records import Embeddings, Hidden, Passage
 from ifir_lightning.retriever import build_retriever
 from ifir_lightning.text_format import TextSettings
 
@@ -664,7 +664,7 @@ def test_instructions_are_a_list(modernbert: Path) -> None:
             model.encode_queries(queries, instructions)
     with pytest.raises(InputError, match=r"1 queries and 2 instructions; .*: pass lists of equal length$"):
         model.encode_queries(["a"], ["x", "y"])
-    for passages in ("ab", [], ["a", {"text": "b"}]):
+    for passages in ("ab", [], ["a", {"text": "b"}], Passage("1", "", "a"), None):
         with pytest.raises(InputError, match=r"^passages: .*: pass a list of strings$"):
             model.encode_passages(passages)
 
