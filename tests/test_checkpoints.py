@@ -312,6 +312,9 @@ def test_code_in_a_folder_does_not_run(modernbert: Path, tmp_path: Path, model_t
     assert not witness.exists()
 
 
+OWN_CODE = BackboneSettings(trust_remote_code=True)
+
+
 @pytest.fixture
 def coded(bert: Path, tmp_path: Path) -> Path:
     """A BERT with a configuration and a model of its own."""
@@ -328,7 +331,7 @@ def coded(bert: Path, tmp_path: Path) -> Path:
 
 def test_a_run_of_an_encoder_with_code_of_its_own_carries_the_code(coded: Path, tmp_path: Path) -> None:
     """Its folder may be gone; and the code runs only where it is trusted."""
-    module = retriever(coded, backbone=BackboneSettings(trust_remote_code=True))
+    module = retriever(coded, backbone=OWN_CODE)
     name = save_run(module, tmp_path / "run.ckpt")
     shutil.rmtree(coded)
     with pytest.raises(InputError, match=r"run.ckpt' has an encoder with code of its own; .*trust_remote_code"):
@@ -339,6 +342,26 @@ def test_a_run_of_an_encoder_with_code_of_its_own_carries_the_code(coded: Path, 
     assert read.snapshot()["code"] == module.retriever.snapshot()["code"]
     write_export(read, tmp_path / "out", card="")
     assert torch.equal(scores(load_retriever(str(tmp_path / "out"), trust_remote_code=True)), scores(read))
+
+
+def test_a_modernbert_with_code_of_its_own_runs_that_code(modernbert: Path, tmp_path: Path) -> None:
+    """And not the packed forward pass, which is that of transformers' ModernBERT."""
+    folder = shutil.copytree(modernbert, tmp_path / "coded")
+    (folder / "own.py").write_text(
+        "from transformers import ModernBertModel\n"
+        "class OwnModel(ModernBertModel):\n"
+        "    def forward(self, *args, **settings):\n"
+        "        output = super().forward(*args, **settings)\n"
+        "        output.last_hidden_state = 3 * output.last_hidden_state\n"
+        "        return output\n"
+    )
+    edit(folder / "config.json", auto_map={"AutoModel": "own.OwnModel"})
+    plain, own = (
+        load_retriever(str(each), MeanPooling(), Dot(), trust_remote_code=True) for each in (modernbert, folder)
+    )
+    read = load_retriever(save_run(retriever(folder, backbone=OWN_CODE), tmp_path / "run.ckpt"), trust_remote_code=True)
+    assert (plain.backbone.packed, own.backbone.packed, read.backbone.packed) == (True, False, False)
+    torch.testing.assert_close(scores(own), 9 * scores(plain))
 
 
 def test_an_adapter_beside_the_weights_is_refused(bert: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ifir_lightning.errors import InputError
 from ifir_lightning.models.attention import Attention, Kernel, choose_kernel, make_layout
 from ifir_lightning.models.lora import LoraSettings, add_adapters, merge_adapters
 from ifir_lightning.models.modernbert import encode_packed
-from ifir_lightning.models.transformer import PACKED_MODELS, num_positions
+from ifir_lightning.models.transformer import PACKED_MODELS, is_packed, num_positions
 from ifir_lightning.records import Hidden, Tokens, on_device, segment_rows
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Backbone(nn.Module):
         self.max_tokens_per_chunk = settings.max_tokens_per_chunk
         self.trust_remote_code, self.compile_layers = settings.trust_remote_code, settings.compile
         self.lora = settings.lora
-        self.packed = model.config.model_type in PACKED_MODELS
+        self.packed = is_packed(model)
         self.kernel: Kernel = "sdpa"
         self.tokens_encoded = self.tokens_computed = 0
 

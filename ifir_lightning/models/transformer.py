@@ -94,6 +94,11 @@ def from_config(config: PretrainedConfig, trust_remote_code: bool = False) -> Pr
     return _for_retrieval(model, config)
 
 
+def is_packed(model: PreTrainedModel) -> bool:
+    """Whether it can run on packed texts: by a forward pass of ours, so not where it has code of its own."""
+    return model.config.model_type in PACKED_MODELS and model._auto_class is None
+
+
 def num_positions(model: PreTrainedModel) -> int | None:
     """Longest text, in tokens, that the position embeddings allow; None without such a limit."""
     table = dict(model.named_modules()).get("embeddings.position_embeddings")
@@ -110,7 +115,7 @@ def _for_retrieval(model: PreTrainedModel, config: PretrainedConfig) -> PreTrain
         raise InputError(
             f"{config.model_type} is an encoder-decoder; allowed are encoders and decoders: choose another checkpoint"
         )
-    if config.model_type in PACKED_MODELS:
+    if is_packed(model):
         pack_layers(model)
     if "pooler" in dict(model.named_children()):
         model.register_module("pooler", None)
