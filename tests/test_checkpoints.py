@@ -447,6 +447,15 @@ def test_a_limit_beyond_the_positions_is_lowered_to_them(dense: Path, caplog: py
     assert "dense: its encoder has 512 positions, which are the limit in tokens in place of the 514" in caplog.text
 
 
+def test_a_limit_of_colbert_beyond_the_positions_is_lowered_to_them(bert: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bert, tmp_path / "colbert")
+    weights = load_file(folder / "model.safetensors") | {"linear.weight": torch.ones(8, 32)}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    (folder / "artifact.metadata").write_text(json.dumps({"query_maxlen": 20, "doc_maxlen": 514}))
+    text = load_retriever(str(folder)).tokenizer.format
+    assert (text.max_query_length, text.max_passage_length) == (20, 512)
+
+
 def test_the_limit_of_a_roberta_that_names_none(modernbert: Path, tmp_path: Path) -> None:
     """It counts positions from padding_idx + 1, so that it has fewer than its configuration says."""
     tokenizer, size = AutoTokenizer.from_pretrained(modernbert), {"hidden_size": 16, "intermediate_size": 16}
