@@ -250,6 +250,11 @@ class Scaled(Dot):
         return self.factor * super().forward(queries, passages)
 
 
+def test_a_new_scorer_is_seeded_too(modernbert: Path) -> None:
+    first, second = (load_retriever(str(modernbert), MeanPooling(), Scaled()).scorer for _ in range(2))
+    assert first.factor == second.factor
+
+
 def late_parts(**settings: Any) -> tuple[Pooling, Scorer]:
     return TokenProjection(layers=[Dense(32, 8, bias=False)], **settings), MaxSim()
 
@@ -342,6 +347,22 @@ def test_a_run_of_an_encoder_with_code_of_its_own_carries_the_code(coded: Path, 
     assert read.snapshot()["code"] == module.retriever.snapshot()["code"]
     write_export(read, tmp_path / "out", card="")
     assert torch.equal(scores(load_retriever(str(tmp_path / "out"), trust_remote_code=True)), scores(read))
+
+
+def test_a_run_of_a_tokenizer_with_code_of_its_own_can_be_loaded_and_exported(bert: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bert, tmp_path / "coded")
+    code = "from transformers import PreTrainedTokenizerFast\nclass OwnTokenizer(PreTrainedTokenizerFast):\n    pass\n"
+    (folder / "own.py").write_text(code)
+    own = {"auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}, "tokenizer_class": "OwnTokenizer"}
+    edit(folder / "tokenizer_config.json", **own)
+    module = retriever(folder, backbone=OWN_CODE)
+    name = save_run(module, tmp_path / "run.ckpt")
+    write_export(module.retriever, tmp_path / "out", card="")
+    shutil.rmtree(folder)
+    for written in (name, str(tmp_path / "out")):
+        read = load_retriever(written, trust_remote_code=True)
+        assert type(read.backbone.tokenizer).__name__ == "OwnTokenizer"
+        assert torch.equal(scores(read), scores(module.retriever.eval()))
 
 
 def test_a_modernbert_with_code_of_its_own_runs_that_code(modernbert: Path, tmp_path: Path) -> None:
