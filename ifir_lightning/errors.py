@@ -15,4 +15,6 @@ def reason(error: Exception) -> str:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if "weights_only" in first or "mmap can only" in first:  # torch's advice would be to read the file without care
         return "it is no checkpoint of PyTorch, or it holds more than plain data and could run code"
+    if "trust_remote_code=True" in str(error):  # said by transformers behind the first line
+        return "it has code of its own, which only runs where trust_remote_code is true"
     return first

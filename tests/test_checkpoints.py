@@ -349,6 +349,11 @@ def test_a_run_of_an_encoder_with_code_of_its_own_carries_the_code(coded: Path, 
     assert torch.equal(scores(load_retriever(str(tmp_path / "out"), trust_remote_code=True)), scores(read))
 
 
+def test_code_that_nobody_trusts_is_said(coded: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read \(it has code of its own, .*trust_remote_code is true"):
+        load_retriever(str(coded), MeanPooling(), Cosine())
+
+
 def test_a_run_of_a_tokenizer_with_code_of_its_own_can_be_loaded_and_exported(bert: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bert, tmp_path / "coded")
     code = "from transformers import PreTrainedTokenizerFast\nclass OwnTokenizer(PreTrainedTokenizerFast):\n    pass\n"
