@@ -255,7 +255,7 @@ def main() -> None:
                 PromptrieverData,
                 parser_class=RecipeParser,
                 save_config_callback=RunConfig,
-                trainer_defaults={"callbacks": [OutOfMemory(), Interruption()]},
+                trainer_defaults={"callbacks": [OutOfMemory(), Interruption()], "enable_model_summary": False},
                 parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,

@@ -1,6 +1,7 @@
 """RetrieverModule: the one LightningModule. Bi-encoder and late interaction differ in pooling and scorer only."""
 
 import hashlib
+import logging
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ifir_lightning.records import Batch, Kind, Tokens
 from ifir_lightning.retriever import build_retriever
 from ifir_lightning.text_format import TextSettings
 
+_log = logging.getLogger(__name__)
 _PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """What attention computes in, by ``trainer.precision``."""
 
@@ -77,6 +79,8 @@ class RetrieverModule(LightningModule):
             )
         self.retriever.prepare(self.trainer.strategy.root_device, _PRECISIONS[precision])
         self._snapshot = self.retriever.snapshot()
+        if stage == "fit":
+            _log.info("parameters: %s", self._sizes())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Beside the weights, what it takes to make the retriever again: a checkpoint needs nothing else."""
@@ -132,6 +136,15 @@ class RetrieverModule(LightningModule):
         self._scheduler = self.schedule.build(optimizer, self.trainer.max_steps)
         self._hyperparameters = hyperparameters(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler, "interval": "step"}}
+
+    def _sizes(self) -> str:
+        parts = {name: getattr(self.retriever, name) for name in ("backbone", "pooling", "scorer")} | {
+            "loss": self.loss
+        }
+        sizes = {name: sum(each.numel() for each in part.parameters()) for name, part in parts.items()}
+        trained = sum(each.numel() for each in self.parameters() if each.requires_grad)
+        listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items() if size)
+        return f"{listed}; {'all' if trained == sum(sizes.values()) else f'{trained:,}'} trained"
 
     def _log_step(self, loss: Tensor, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor, batch: Batch) -> None:
         """Log means over the queries of all ranks; of a step of several batches the last one's stay."""

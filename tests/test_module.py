@@ -198,3 +198,19 @@ def test_queries_with_expansion_are_learnt(
     trainer(tmp_path, recorder, max_steps=12).fit(module, synthetic_data())
     losses = [metrics["train/loss"] for metrics in recorder.metrics]
     assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_how_many_parameters_learn_is_said(modernbert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module = retriever(modernbert, "weighted")
+    module.retriever.backbone.model.embeddings.requires_grad_(False)
+    with caplog.at_level("INFO", "ifir_lightning.module"):
+        trainer(tmp_path, max_steps=1).fit(module, synthetic_data())
+    config, said = module.retriever.backbone.model.config, next(m for m in caplog.messages if "parameters: " in m)
+    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    frozen = (config.vocab_size + 1) * width  # tokens, and their norm
+    backbone = frozen + layers * (
+        4 * width**2 + 3 * width * inner + 2 * width
+    )  # the first layer lacks a norm, the end has it
+    assert f"parameters: backbone {backbone:,}, pooling " in said
+    pooling = sum(parameter.numel() for parameter in module.retriever.pooling.parameters())
+    assert said.endswith(f", pooling {pooling:,}; {backbone - frozen + pooling:,} trained")
