@@ -23,6 +23,7 @@ _TRAINER = (
 )
 _CALLBACKS = ("GradientAccumulationScheduler", "InstructionMarginProbe", "StochasticWeightAveraging", "WeightSchedule")
 """Those that do more than look on."""
+_OF_CALLBACKS = tuple(f"callbacks.{name}." for name in _CALLBACKS)
 _PARTS = ("seed_everything", "model", "data")
 _HOW_NOT_WHAT = (
     "data.num_workers",
@@ -76,7 +77,7 @@ def changes_training(key: str) -> bool:
     may what happens at a loss that is no number.
     """
     part, _, name = key.partition(".")
-    of_trainer = part == "trainer" and (name in _TRAINER or name.startswith("callbacks."))
+    of_trainer = part == "trainer" and (name in _TRAINER or name.startswith(_OF_CALLBACKS))
     return key not in _HOW_NOT_WHAT and (part in _PARTS or of_trainer)
 
 

@@ -65,6 +65,7 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "all batches": ({"limit_train_batches": None}, {"limit_train_batches": 1.0}),
     "an older version knew less": ({}, {"overfit_batches": 0.0}),
     "a callback that looks on": ({}, {"callbacks": None}),
+    "the only callback, without a list": ({"callbacks": LOOKS_ON}, {"callbacks": [LOOKS_ON]}),
     "what a probe looks at": (with_probe(), with_probe(num_rows=10)),
 }
 
