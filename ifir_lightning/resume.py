@@ -21,8 +21,17 @@ _TRAINER = (
     "overfit_batches",
     "precision",
 )
-_CALLBACKS = ("GradientAccumulationScheduler", "InstructionMarginProbe", "StochasticWeightAveraging", "WeightSchedule")
-"""Those that do more than look on."""
+_CALLBACKS = (
+    "EMAWeightAveraging",
+    "GradientAccumulationScheduler",
+    "InstructionMarginProbe",
+    "StochasticWeightAveraging",
+    "WeightAveraging",
+    "WeightSchedule",
+)
+"""Those that do more than look on. Of weights that are averaged a checkpoint holds the average, and training would go
+on from that without the callback.
+"""
 _OF_CALLBACKS = tuple(f"callbacks.{name}." for name in _CALLBACKS)
 _PARTS = ("seed_everything", "model", "data")
 _HOW_NOT_WHAT = (

@@ -17,6 +17,10 @@ PROBE = {
     "class_path": "ifir_lightning.callbacks.margin.InstructionMarginProbe",
     "init_args": {"share": 0.1, "num_rows": 256},
 }
+AVERAGES = {
+    "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+    "init_args": {"decay": 0.9, "update_every_n_steps": 1, "update_starting_at_step": None},
+}
 LOOKS_ON = {"class_path": "ifir_lightning.callbacks.gradients.GradientNorm", "init_args": {}}
 
 
@@ -48,6 +52,7 @@ COMPUTE = {
     "overfitting": ({"overfit_batches": 0.0}, {"overfit_batches": 1}, "overfit_batches was 0.0 and is 1"),
     "a schedule that goes": ({"callbacks": [SCHEDULE]}, {}, r"WeightSchedule.instruction_negative was \[\[\[0, 0.0\]"),
     "a schedule that comes": ({}, {"callbacks": SCHEDULE}, "WeightSchedule.instruction_negative was None and is"),
+    "an average that goes": ({"callbacks": [AVERAGES]}, {}, r"EMAWeightAveraging.decay was \[0.9\] and is None"),
     "the rows of a probe": (with_probe(), with_probe(share=0.2), r"Probe.share was \[0.1\] and is \[0.2\]"),
 }
 
