@@ -67,7 +67,8 @@ def is_branch(folder: Path, ckpt_path: str | None) -> bool:
     """Whether a run in ``folder`` begins at a checkpoint of another run."""
     if ckpt_path in (None, "last", "best"):
         return False
-    return not Path(str(ckpt_path)).resolve().is_relative_to(folder.resolve())
+    own = (folder, folder / "checkpoints")  # which may be a link to where there is space
+    return not any(Path(str(ckpt_path)).resolve().is_relative_to(each.resolve()) for each in own)
 
 
 def branch_point(folder: Path, start: Start | None) -> str | None:

@@ -13,7 +13,7 @@ from ifir_lightning.callbacks.checkpoint_io import ManifestIO
 from ifir_lightning.callbacks.checkpoints import Checkpoints
 from ifir_lightning.errors import InputError
 from ifir_lightning.optimization import AdamW, Schedule
-from ifir_lightning.resume import _TRAINER, Resume, Start, find_start, training_settings
+from ifir_lightning.resume import _TRAINER, Resume, Start, branch_point, find_start, training_settings
 
 ROOT = Path(__file__).parents[1]
 PEAK = 0.004
@@ -152,6 +152,15 @@ def test_a_run_from_scratch_is_no_branch(tmp_path: Path) -> None:
         save(tmp_path / "run", 35, settings)
         with pytest.raises(InputError, match=r"ckpt_path was None and is '.*step-00000030.ckpt'"):
             find(tmp_path / "run", trunk)
+
+
+def test_checkpoints_that_lie_elsewhere_by_a_link_are_its_own(tmp_path: Path) -> None:
+    (tmp_path / "space").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "space")
+    first, _ = save(tmp_path / "run", 30, {}), save(tmp_path / "run", 35, {})
+    assert find(tmp_path / "run", first) == Start(first, 30)
+    assert branch_point(tmp_path / "run", Start(first, 30)) is None
 
 
 def test_the_commands_of_the_readme(terminal, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
