@@ -46,8 +46,9 @@ from ifir_lightning.models.pooling import Pooling
 from ifir_lightning.models.scoring import Scorer
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.options import run
+from ifir_lightning.options import run
 from ifir_lightning.parser_errors import one_line
-from ifir_lightning.resume import Resume, Start, branch_point, find_checkpoint, find_start, training_settings
+from ifir_lightning.resume import Resume, Start, branch_point, find_checkpoint, find_start, is_branch, training_settings
 from ifir_lightning.security import refusal, restrict_imports
 
 _log = logging.getLogger(__name__)
@@ -159,11 +160,13 @@ class RetrieverCLI(LightningCLI):
             self.save_config_kwargs = {"config_filename": "followir/validate/config.yaml", "overwrite": True}
             with run_folder.writing(Path(folder)):
                 Path(folder, "followir", "validate").mkdir(parents=True, exist_ok=True)
+        read = "the model before training"
         if checkpoint is not None:
-            found = find_checkpoint(Path(folder), checkpoint, "best")
-            self.config[str(self.subcommand)]["ckpt_path"] = str(found)
-        elif any(Path(folder).glob("checkpoints/*.ckpt")):
-            _log.warning("%s holds a run, but this is the model before training; its own: --ckpt_path best", folder)
+            read = str(find_checkpoint(Path(folder), checkpoint, "best"))
+            self.config[str(self.subcommand)]["ckpt_path"] = read
+        is_own = checkpoint is not None and not is_branch(Path(folder), read)  # config.yaml names where a branch began
+        if not is_own and any(Path(folder).glob("checkpoints/*.ckpt")):
+            _log.warning("%s holds a run, but this is %s; its own: --ckpt_path best", folder, read)
 
     def instantiate_classes(self) -> None:
         """As Lightning does; mistakes of the user, among them a logger that is not installed, are told as such."""

@@ -196,4 +196,8 @@ def test_the_commands_of_the_readme(terminal, tmp_path: Path, caplog: pytest.Log
     assert f"ckpt_path: {start}\n" in config.read_text()
     newest = manifests.newest(own.parent)
     assert newest == at(own.parent, 5)
+    for ckpt_path, said in (((), 1), (("--ckpt_path=last",), 0)):
+        caplog.clear()
+        terminal.runs("validate", f"--config={config}", *ckpt_path)
+        assert caplog.text.count(f"run-500 holds a run, but this is {start}; its own: --ckpt_path best") == said
     assert manifests.verify(newest).settings["ckpt_path"] == str(start)
