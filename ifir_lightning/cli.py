@@ -143,7 +143,7 @@ class RetrieverCLI(LightningCLI):
                 "give --trainer.default_root_dir runs/NAME"
             )
         run_folder.check(folder)
-        _check_trainer(self._get(self.config, "trainer"))
+        _check_trainer(self._get(self.config, "trainer"), str(self.subcommand))
         if self._get(self.config, "weights_only") is False:
             raise InputError("weights_only is false; allowed is true, since a pickle could run code: leave it out")
         if self.subcommand == "fit":
@@ -227,7 +227,7 @@ class RetrieverCLI(LightningCLI):
         self.trainer.predict(model, datamodule=datamodule, **options)
 
 
-def _check_trainer(trainer: Any) -> None:
+def _check_trainer(trainer: Any, command: str) -> None:
     """Raise where Lightning would do something else than it seems, or fail without a name."""
     fast, accumulated = trainer["fast_dev_run"], trainer["accumulate_grad_batches"]
     if fast:
@@ -238,6 +238,9 @@ def _check_trainer(trainer: Any) -> None:
         )
     if accumulated < 1:
         raise InputError(f"trainer.accumulate_grad_batches is {accumulated}; allowed is 1 or more: set it to 1")
+    limit = f"limit_{'val' if command == 'validate' else command}_batches"
+    if command != "fit" and trainer[limit] == 0:
+        raise InputError(f"trainer.{limit} is 0, so {command} would do nothing; allowed is 1: give --trainer.{limit} 1")
 
 
 def _tensorboard(folder: str, start: Start | None) -> TensorBoardLogger:

@@ -58,6 +58,15 @@ def test_fit(case: str, terminal: Terminal, tmp_path: Path) -> None:
     assert not [path for path in tmp_path.glob("run/*") if path.name != ".lock"], "training time was spent"
 
 
+@pytest.mark.parametrize(("command", "limit"), [("validate", "val"), ("test", "test"), ("predict", "predict")])
+def test_a_recipe_that_leaves_evaluation_out(command: str, limit: str, terminal: Terminal, tmp_path: Path) -> None:
+    """As one that trained without validation."""
+    task = ("--task=synthetic/food", f"--output={tmp_path}/run.trec") if command == "predict" else ()
+    folder = f"--trainer.default_root_dir={tmp_path}/run"
+    line = terminal.refuses(command, *QUICK, folder, *task, f"--trainer.limit_{limit}_batches=0")
+    assert f"limit_{limit}_batches is 0, so {command} would do nothing; allowed is 1: give --trainer.limit" in line
+
+
 COMMAND = ["mine", "--checkpoint=c", "--data=synthetic:10", "--output=o"]
 BAD_OPTIONS = {
     "another type": ([*COMMAND, "--max_tokens=x"], ["max_tokens is x", "an integer", "mine --help"]),
