@@ -1,6 +1,8 @@
 """metrics.csv: one line a step, whatever is logged when, and however often training starts."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,28 @@ def test_new_steps_are_appended_and_late_values_are_not_lost(tmp_path: Path, mon
     assert len(whole) == 3
     assert lines(tmp_path)[:3] == ['step,epoch,a,"b, quoted"', "1,,1,", "2,,20,"]
     assert lines(tmp_path)[-2:] == ["8,,8,1", "9,,9,"]
+
+
+def test_lines_that_a_full_disk_tore_are_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's last words to a logger, once training has failed, would be appended to a torn line."""
+    logger = MetricsCSV(str(tmp_path))
+    logger.log_metrics({"a": 1}, step=1)
+    logger.save()
+    append = metrics_file.append
+
+    def tear(path: Path, rows: list[list[object]]) -> None:
+        append(path, rows)
+        os.truncate(path, path.stat().st_size - len(",,2\n"))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(metrics_file, "append", tear)
+    logger.log_metrics({"a": 2}, step=2)
+    with pytest.raises(OSError, match="No space"):
+        logger.save()
+    assert lines(tmp_path) == ["step,epoch,a", "1,,1", "2"]
+    monkeypatch.setattr(metrics_file, "append", append)
+    logger.finalize("failed")
+    assert lines(tmp_path) == ["step,epoch,a", "1,,1", "2,,2"]
 
 
 @pytest.mark.parametrize("cleared", [True, False])

@@ -74,7 +74,10 @@ class MetricsCSV(Logger):
         new = [self._rows[step] for step in sorted(self._unsaved)]
         names = {name for row in new for name in row}
         if names.issubset(self._columns) and new[0]["step"] > self._last and self._path.exists():
-            metrics_file.append(self._path, self._lines(new))
+            columns, lines = self._columns, list(self._lines(new))
+            self._columns = []  # what is torn if this fails is written anew
+            metrics_file.append(self._path, lines)
+            self._columns = columns
         else:
             names = {name for row in self._rows.values() for name in row}
             self._columns = ["step", "epoch", *sorted(names - {"step", "epoch"})]
