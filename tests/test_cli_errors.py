@@ -43,6 +43,8 @@ BAD_FIT = {
     "seed": (["--seed_everything=-1"], ["seed_everything is -1", "0 to 2**32 - 1"]),
     "nodes": (["--trainer.num_nodes=0"], ["trainer: ", "num_nodes", "positive integer"]),
     "another accelerator": (["--trainer.accelerator=x"], ["trainer: ", "accelerator='x'"]),
+    "half a validation": (["--trainer.limit_val_batches=0.5"], ["limit_val_batches is 0.5", "one batch", "to 1"]),
+    "overfitting": (["--trainer.overfit_batches=0.5"], ["overfit_batches is 0.5", "whole number", "set it to 1"]),
     "interval": (
         ["--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=17"],
         ["val_check_interval is 17", "1 to 16", "check_val_every_n_epoch null"],

@@ -93,6 +93,12 @@ class RunConfig(SaveConfigCallback):
 
 def _check_validation(trainer: Trainer) -> None:
     """What Lightning would find when the run folder is open."""
+    if 0 < (share := trainer.limit_val_batches) < 1:
+        name = "overfit_batches" if trainer.overfit_batches else "limit_val_batches"  # type: ignore[attr-defined]
+        raise InputError(
+            f"trainer.{name} is {share}, and a validation is one batch, whatever its tasks; allowed is a whole number: "
+            "set it to 1"
+        )
     data, limit = trainer.datamodule, trainer.limit_train_batches  # type: ignore[attr-defined]
     every, epochs = trainer.val_check_interval, trainer.check_val_every_n_epoch
     if not isinstance(every, int) or epochs is None or not isinstance(data, PromptrieverData):
