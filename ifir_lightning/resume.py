@@ -187,7 +187,7 @@ def find_checkpoint(folder: Path, ckpt_path: str, of_run: Literal["newest", "bes
             "and best: check --ckpt_path, or let fit reach its first checkpoint"
         )
     if best is None and of_run == "best":
-        _log.warning("%s: no checkpoint has a score to be the best by; the newest, %s, is taken", folder, found.name)
+        _log.warning("%s: none has a score to be the best by; the newest, %s, is taken", checkpoints, found.name)
     check_checkpoint(str(found))
     return found
 

@@ -108,4 +108,7 @@ def test_a_best_without_scores_is_the_newest_and_that_is_said(tmp_path: Path, ca
     continued(tmp_path, now, now)
     for of_run in ("last", "best"):
         assert find_checkpoint(tmp_path, of_run, "best").name == "step-00000007.ckpt"
-    assert caplog.text.count("no checkpoint has a score to be the best by; the newest, step-00000007.ckpt, is") == 1
+    said = f"{tmp_path}/checkpoints: none has a score to be the best by; the newest, step-00000007.ckpt, is taken"
+    assert caplog.text.count(said) == 1
+    assert find_checkpoint(tmp_path / "another", str(tmp_path), "best").name == "step-00000007.ckpt"
+    assert caplog.text.count(said) == 2
