@@ -87,6 +87,8 @@ class RetrieverModule(LightningModule):
         checkpoint[SNAPSHOT] = self._snapshot
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises: InputError: Its weights are not those of this recipe's model, by their names and shapes."""
+        _check_same_weights(checkpoint["state_dict"], self.state_dict())
         self._loaded_step = checkpoint["global_step"]
 
     def on_train_start(self) -> None:
@@ -164,3 +166,15 @@ class RetrieverModule(LightningModule):
         }
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.queries))
         self.log_dict(log, batch_size=len(batch.queries))
+
+
+def _check_same_weights(written: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    before, now = ({name: list(weight.shape) for name, weight in each.items()} for each in (written, own))
+    differing = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    if differing:
+        name, more = differing[0], f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise InputError(
+            f"the checkpoint has other weights than the recipe's model: {name} was {before.get(name, 'not there')} and "
+            f"is {now.get(name, 'not there')}{more}; allowed are the same: restore the settings of model, or train "
+            "another run that starts from them, with model.checkpoint"
+        )

@@ -176,6 +176,24 @@ def test_rows_that_a_callback_held_out_are_no_setting(modernbert: Path, tmp_path
         run(tmp_path, modernbert, ckpt_path=tmp_path / "batch-1.ckpt")
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"config": TINY | {"num_hidden_layers": 1}}, r"layers.1.*weight was \[.*\] and is not there and \d+ more; al"),
+        ({"config": TINY | {"intermediate_size": 40}}, r"mlp.Wi.weight was \[96, 32\] and is \[80, 32\] and 3 more;"),
+        ({"config": TINY, "head": "weighted"}, r"pooling.* was not there and is .* and \d+ more; allowed are the same"),
+    ],
+)
+def test_weights_of_another_model_are_refused(
+    settings: dict[str, Any], words: str, uninterrupted: tuple[Fit, Path], modernbert: Path, tmp_path: Path
+) -> None:
+    """A user who continues whatever the settings are, with --ckpt_path, and one who validates with another recipe."""
+    checkpoint = uninterrupted[1] / "batch-11.ckpt"
+    for start in (trainer(tmp_path, max_steps=11).fit, trainer(tmp_path).validate):
+        with pytest.raises(InputError, match=words):
+            start(retriever(modernbert, **settings), synthetic_data(**ROWS), ckpt_path=checkpoint)
+
+
 class HoldsOut(Callback):
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         trainer.datamodule.hold_out(0.2)  # type: ignore[attr-defined]
