@@ -69,6 +69,15 @@ def test_a_recipe_that_leaves_evaluation_out(command: str, limit: str, terminal:
     assert f"limit_{limit}_batches is 0, so {command} would do nothing; allowed is 1: give --trainer.limit" in line
 
 
+def test_a_run_folder_that_cannot_be_written(terminal: Terminal, tmp_path: Path) -> None:
+    """Wherever that is found: as validate makes its folder, or as fit opens a run."""
+    line = terminal.refuses("validate", *QUICK, "--trainer.default_root_dir=/proc/run")
+    assert "default_root_dir /proc/run cannot be written (" in line
+    (tmp_path / "config.yaml").mkdir()
+    line = terminal.refuses("fit", *QUICK, "--model.schedule.warmup_steps=0", f"--trainer.default_root_dir={tmp_path}")
+    assert f"cannot be written (Is a directory: {tmp_path}/config.yaml); allowed is a folder of yours" in line
+
+
 COMMAND = ["mine", "--checkpoint=c", "--data=synthetic:10", "--output=o"]
 BAD_OPTIONS = {
     "another type": ([*COMMAND, "--max_tokens=x"], ["max_tokens is x", "an integer", "mine --help"]),

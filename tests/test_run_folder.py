@@ -26,6 +26,7 @@ def fill(folder: Path) -> None:
             write(folder / "checkpoints" / f"step-{step:08d}.{suffix}", f"{step}")
     for name in ("step-00000005.ckpt.partial", "step-00000005.json", "mine.ckpt"):
         write(folder / "checkpoints" / name)
+    write(folder / "config.yaml.host-7.partial")
     for step in (0, 2, 4):
         for benchmark in ("followir", "instructir"):
             write(folder / benchmark / f"step-{step:08d}" / "metrics.json", f"{step}")
