@@ -177,6 +177,7 @@ def test_the_commands_of_the_readme(terminal, tmp_path: Path, caplog: pytest.Log
     trunk += [*smoke, f"--trainer.callbacks=[{saver}]", f"--trainer.default_root_dir={tmp_path / 'run-trunk'}"]
     branch += [*smoke, "--model.schedule.decay_steps=1", "--trainer.max_steps=3"]
     terminal.runs(*trunk)
+    assert f"the run is in {tmp_path}/run-trunk: p_mrr.png, metrics.csv, checkpoints, followir\n" in caplog.text
     start = at(tmp_path / "run-trunk" / "checkpoints", 2)
     branch[branch.index(str(start))] = str(tmp_path / "run-trunk")
     for later in start.parent.glob("step-00000004.*"):
