@@ -17,6 +17,15 @@ def test_the_interval_of_three_seeds_is_students() -> None:
     assert 2 - found.low == pytest.approx(found.high - 2)
 
 
+def test_an_interval_ends_where_the_scale_does() -> None:
+    """Mean 90, standard deviation 10: 90 +- 24.8; and a mean that rounding has taken over the end keeps its place."""
+    assert analysis.interval([80.0, 90.0, 100.0]).high == pytest.approx(90 + 10 * 4.302653 / math.sqrt(3), rel=1e-6)
+    found = analysis.interval([80.0, 90.0, 100.0], (0.0, 100.0))
+    assert (found.mean, found.low, found.high) == (90.0, pytest.approx(65.15862), 100.0)
+    over = math.nextafter(100.0, 101.0)
+    assert analysis.interval([over, over], (0.0, 100.0)) == analysis.Interval(over, over, over, 2)
+
+
 def test_one_seed_has_no_interval() -> None:
     assert analysis.interval([5.0]) == analysis.Interval(5.0, None, None, 1)
 

@@ -86,6 +86,28 @@ def test_a_line_joins_listed_places_with_one_point_each(
     assert "points" in changes or drawn.get_xticks().tolist() == [1e-3, 1e-2]
 
 
+def test_no_interval_leaves_the_scale_of_its_metric(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two seeds far apart it would be hundreds of points wide; bars end where the intervals of the tables do."""
+    varied = replace(study, cross=False)
+    found = [
+        result(trial, [-90.0, 90.0][trial.seed]) | {"score_b": [1.0, 99.0][(trial.seed + trial.point) % 2]}
+        for trial in trials(varied)
+    ]
+    content = answer(varied, found)
+    assert {(each[key]["low"], each[key]["high"]) for each in content["points"] for key in ("p_mrr", "score_b")} == {
+        (-100.0, 100.0),
+        (0.0, 100.0),
+    }
+    change = content["changes"][0]["score_b"]
+    assert (change["mean"], change["low"], change["high"]) == (0.0, -100.0, 100.0)
+    assert "cut off at the ends of the scale" in page_of(varied, found)
+    drawn = Figure().subplots()
+    monkeypatch.setattr(pictures, "draw_svg", lambda draw, **_: draw(drawn))
+    pictures.draw_points(content, list(study.heads), "rate", "score_b")
+    ends = [segment[:, 1].tolist() for each in drawn.containers for segment in each.lines[2][0].get_segments()]
+    assert ends == [[0.0, 100.0]] * 4
+
+
 def test_names_of_axes_and_places_are_no_formulas(study: Study) -> None:
     named = replace(
         study, axes={"a$b_{$c": Axis("model.loss", {"$x_{$": {"model.loss": "one"}, "other": {"model.loss": "two"}})}

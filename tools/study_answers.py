@@ -43,7 +43,8 @@ def section(name: str, content: Mapping[str, Any], pictures: Path) -> str:
         f"`python -m ifir_lightning study {content['file']}`: {counts['finished']} trainings finished, "
         f"{counts['failed']} failed and {counts['diverged']} diverged of {counts['planned']} planned, "
         f"{content['seconds'] / 60:.0f} minutes of training; {content['budget_queries']:,} training queries unless an "
-        f"axis says otherwise; {len(content['seeds'])} seeds, 95% intervals over seeds.",
+        f"axis says otherwise; {len(content['seeds'])} seeds, 95% intervals over seeds (Student's t, cut off at "
+        "the ends of the scale).",
         "",
         *(f"![{caption}]({path.name})" for caption, path in drawn(name, content, pictures)),
         "",

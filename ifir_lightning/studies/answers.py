@@ -59,7 +59,9 @@ def points(study: Study, finished: Sequence[Result]) -> list[dict[str, Any]]:
         for point in sorted({result["point"] for result in finished}):
             seeds = [result for result in finished if (result["head"], result["point"]) == (head, point)]
             if seeds:
-                numbers = {key: asdict(analysis.interval([result[key] for result in seeds])) for key in METRICS}
+                numbers = {
+                    key: asdict(analysis.interval([result[key] for result in seeds], RANGES[key])) for key in METRICS
+                }
                 found.append({"head": head, "point": point, "values": dict(seeds[0]["values"]), **numbers})
     return found
 
@@ -94,7 +96,10 @@ def _paired(
     pairs = [(by_place[a], by_place[b]) for a, b in places if a in by_place and b in by_place]
     if not pairs:
         return None
-    numbers = {key: asdict(analysis.interval([a[key] - b[key] for a, b in pairs])) for key in METRICS}
+    numbers = {
+        key: asdict(analysis.interval([a[key] - b[key] for a, b in pairs], (low - high, high - low)))
+        for key, (low, high) in RANGES.items()
+    }
     return {"values": dict(pairs[0][0]["values"]), **numbers}
 
 

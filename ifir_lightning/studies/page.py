@@ -53,8 +53,8 @@ def _setting(content: Mapping[str, Any]) -> str:
         f"{counts['failed']} failed, {counts['diverged']} diverged; {content['seconds'] / 60:.0f} minutes of training "
         "altogether (of a trial that was interrupted, those since its last start). "
         f"Every trial sees {content['budget_queries']:,} training queries unless an axis says otherwise; "
-        f"seeds {seeds}. All values x100; intervals are 95% over seeds (Student's t): with few seeds they are wide, "
-        "and they do not speak of other tasks."
+        f"seeds {seeds}. All values x100; intervals are 95% over seeds (Student's t, cut off at the ends of the "
+        "scale): with few seeds they are wide, and they do not speak of other tasks."
     )
 
 

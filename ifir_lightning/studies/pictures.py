@@ -34,7 +34,7 @@ def draw_points(content: Mapping[str, Any], heads: Sequence[str], axis: str, key
             at = [point["values"][axis] if numeric else places.index(point["values"][axis]) + shift for point in own]
             colour, marker = style(number)
             means = [point[key]["mean"] for point in own]
-            reach = [0.0 if p[key]["high"] is None else p[key]["high"] - p[key]["mean"] for p in own]
+            reach = list(zip(*(_reach(point[key]) for point in own), strict=True)) or None
             alone = len(distinct(point["values"][axis] for point in own)) == len(own)
             line = "-" if numeric and listed and alone else "none"
             axes.errorbar(at, means, yerr=reach, color=colour, marker=marker, linestyle=line, capsize=4, label=head)
@@ -67,6 +67,11 @@ def draw_best_of(sensitivity: Mapping[str, Any], key: str) -> str:
         _label(axes, "configurations tried", f"{key}")
 
     return draw_svg(draw, height=3.2, salt=f"best-of-{key}")
+
+
+def _reach(found: Mapping[str, Any]) -> tuple[float, float]:
+    """How far an interval goes below and above its mean."""
+    return (0.0, 0.0) if found["low"] is None else (found["mean"] - found["low"], found["high"] - found["mean"])
 
 
 def _label(axes: Axes, axis: str, key: str) -> None:
