@@ -13,8 +13,9 @@ from studies import write_study
 from ifir_lightning.studies import pictures
 from ifir_lightning.studies.answers import answer
 from ifir_lightning.studies.files import read_study
-from ifir_lightning.studies.page import size_text, study_page
+from ifir_lightning.studies.page import study_page
 from ifir_lightning.studies.plan import Axis, Study, Trial, trials
+from ifir_lightning.studies.words import place_text, size_text
 
 
 @pytest.fixture
@@ -137,7 +138,38 @@ def test_a_law_leaves_out_and_names_a_place_where_it_has_no_value(places: tuple[
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(None, "never"), (0.25, "0.25"), (10.4, "10"), (123456789.0, "123,456,789"), (2.5e9, "2.5e+09")],
+    [
+        (None, "never"),
+        (0.0, "0"),
+        (0.25, "0.25"),
+        (10.4, "10.4"),
+        (123456789.0, "123,456,789"),
+        (2.5e9, "2.5 billion"),
+        (2.789e14, "279 trillion"),
+        (9.999e14, "1,000 trillion"),
+        (5.1e31, "5.10 x 10^31"),
+        (2.3e-7, "2.30 x 10^-7"),
+    ],
 )
 def test_a_size_in_words(size: float | None, text: str) -> None:
     assert size_text(size) == text
+
+
+def test_a_place_is_called_what_recipes_call_it_unless_it_is_large() -> None:
+    assert [place_text(each) for each in (3e-5, 0.25, 12800, 1.234e6, "KL", None)] == [
+        "3e-05",
+        "0.25",
+        "12800",
+        "1,234,000",
+        "KL",
+        "None",
+    ]
+
+
+def test_no_number_of_a_law_is_a_power_of_ten_that_only_programs_write(study: Study) -> None:
+    """Over sizes of millions a curve that bends early has a gap of 10^16 points."""
+    scores = {1_000_000: 10.0, 2_000_000: 38.0, 4_000_000: 40.0}
+    demand = replace(study, kind="data-demand", axes={"queries": Axis("budget", tuple(scores))})
+    page = page_of(demand, [result(trial, scores[trial.values["queries"]]) for trial in trials(demand)])
+    assert "9.54 x 10^15 [9.54 x 10^15, 9.54 x 10^15]" in page
+    assert not re.search(r"\de[+-]\d", page)

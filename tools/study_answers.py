@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ifir_lightning.studies.answers import METRICS
-from ifir_lightning.studies.page import size_text
 from ifir_lightning.studies.pictures import draw_best_of, draw_points
+from ifir_lightning.studies.words import size_text
 
 SVG = '<?xml version="1.0" encoding="utf-8"?>\n'
 

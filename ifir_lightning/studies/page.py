@@ -7,6 +7,7 @@ from typing import Any
 from ifir_lightning.page import figure, note, page, table
 from ifir_lightning.studies.answers import METRICS
 from ifir_lightning.studies.pictures import draw_best_of, draw_points
+from ifir_lightning.studies.words import number_text, place_text, size_text
 
 _CHOSEN = (
     "Highest mean p-MRR over seeds, of the points of which every seed has finished. It was chosen for its height, so a "
@@ -140,7 +141,7 @@ def _demand(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _term(value: float, ends: Sequence[float] | None) -> str:
-    return f"{value:.3g}" + ("" if ends is None else f" [{ends[0]:.3g}, {ends[1]:.3g}]")
+    return number_text(value) + ("" if ends is None else f" [{number_text(ends[0])}, {number_text(ends[1])}]")
 
 
 def _base(content: Mapping[str, Any]) -> str:
@@ -148,15 +149,8 @@ def _base(content: Mapping[str, Any]) -> str:
     return note(f"One thing changed against {_places(base)}; paired by seed, the change minus that.")
 
 
-def size_text(size: float | None) -> str:
-    """A number of queries (or a share of them), or that no number is enough."""
-    return "never" if size is None else f"{size:,.0f}" if 10 <= size < 1e9 else f"{size:.3g}"
-
-
 def _places(values: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
-    )
+    return ", ".join(f"{name} {place_text(value)}" for name, value in values.items())
 
 
 def _interval(found: Mapping[str, Any], key: str) -> str:

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ifir_lightning.studies.plan import distinct
+from ifir_lightning.studies.words import place_text
 from ifir_lightning.svg import INK, as_text, draw_svg, style
 
 LABELS = {"p_mrr": "p-MRR (x100)", "score_b": "Score B (x100)"}
@@ -41,7 +42,7 @@ def draw_points(content: Mapping[str, Any], heads: Sequence[str], axis: str, key
         if numeric and min(places) > 0 and max(places) >= 8 * min(places):
             axes.set_xscale("log")
         if numeric and listed:
-            axes.set_xticks(places, [f"{place:g}" for place in places])
+            axes.set_xticks(places, [place_text(place) for place in places])
             axes.minorticks_off()
         elif not numeric:
             axes.set_xticks(range(len(places)), [as_text(str(place)) for place in places], rotation=20, ha="right")
