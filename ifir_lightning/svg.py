@@ -31,7 +31,7 @@ def draw_svg(draw: Callable[[Axes], None], height: float, salt: str) -> str:
 
     Args:
         draw: Draws.
-        height: In inches.
+        height: In inches, without a legend.
         salt: Different for every picture of a page: its ids are made of it.
     """
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10.5}):
@@ -46,6 +46,18 @@ def draw_svg(draw: Callable[[Axes], None], height: float, salt: str) -> str:
     svg = file.getvalue().replace(INK, "currentColor")
     svg = re.sub(r'<g id="[\w.]+_\d+">', "<g>", svg[svg.index("<svg") :])  # not unique over pictures, not needed
     return re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+
+
+def legend_above(axes: Axes) -> None:
+    """A legend over the axes, where nothing is drawn, in few rows, by whose height the picture grows."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    for columns in range(len(axes.get_legend_handles_labels()[0]), 0, -1):
+        legend = axes.legend(frameon=False, fontsize=8.5, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1))
+        taken = legend.get_window_extent()
+        if taken.width <= 0.8 * figure.bbox.width:
+            break
+    figure.set_figheight(figure.get_figheight() + taken.height / figure.dpi)
 
 
 def _ink(axes: Axes) -> None:

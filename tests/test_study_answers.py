@@ -2,14 +2,17 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from studies import write_study
 
+from ifir_lightning.comparison import pictures as comparison
 from ifir_lightning.studies import pictures
 from ifir_lightning.studies.answers import answer
 from ifir_lightning.studies.files import read_study
@@ -107,6 +110,39 @@ def test_no_interval_leaves_the_scale_of_its_metric(study: Study, monkeypatch: p
     pictures.draw_points(content, list(study.heads), "rate", "score_b")
     ends = [segment[:, 1].tolist() for each in drawn.containers for segment in each.lines[2][0].get_segments()]
     assert ends == [[0.0, 100.0]] * 4
+
+
+@pytest.mark.parametrize("heads", [("w",), ("bi-encoder", "late-interaction", "weighted"), tuple("abcdefgh")])
+def test_a_legend_lies_over_the_axes_and_inside_the_picture(
+    heads: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Error bars that fill the axes leave no place for it there; the axes keep theirs, however many heads there are."""
+    whole = {"mean": 50.0, "low": 0.0, "high": 100.0}
+    curve = {"mean": [0.0, 100.0], "low": [0.0, 0.0], "high": [100.0, 100.0]}
+    points = [{"head": head, "values": {"n": n}, "score_b": whole} for head in heads for n in (1, 2)]
+    best = {"best_of": curve["mean"], "best_of_low": curve["low"], "best_of_high": curve["high"]}
+    drawn: list[Axes] = []
+
+    def draw_svg(draw: Callable[[Axes], None], height: float, **_: str) -> None:
+        drawn.append(Figure(figsize=(4.6, height), layout="constrained").subplots())
+        draw(drawn[-1])
+
+    for module in (pictures, comparison):
+        monkeypatch.setattr(module, "draw_svg", draw_svg)
+    pictures.draw_points({"points": points, "points_drawn": False}, heads, "n", "score_b")
+    pictures.draw_best_of({head: {"score_b": best} for head in heads}, "score_b")
+    curves = [{"recipe": head, "steps": [0, 1], "score_b": curve} for head in heads]
+    comparison.draw_curves({"curves": curves}, "score_b", "steps")
+    assert len(drawn) == 3
+    for axes in drawn:
+        axes.figure.draw_without_rendering()
+        legend, plotted = axes.get_legend().get_window_extent(), axes.get_window_extent()
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == list(heads)
+        assert legend.y0 >= plotted.y1
+        assert plotted.height >= 200  # of 300 or 320
+        ends = axes.figure.bbox
+        assert ends.x0 <= legend.x0 < legend.x1 <= ends.x1
+        assert legend.y1 <= ends.y1
 
 
 def test_names_of_axes_and_places_are_no_formulas(study: Study) -> None:

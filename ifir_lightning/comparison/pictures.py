@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from ifir_lightning.comparison.results import MEAN
-from ifir_lightning.svg import INK, as_text, draw_svg, style
+from ifir_lightning.svg import INK, as_text, draw_svg, legend_above, style
 
 LABELS = {"p_mrr": "p-MRR (x100)", "score_b": "Score B (x100)"}
 SIDES = {"steps": "training steps (optimizer updates)", "queries_seen": "training queries seen"}
@@ -55,7 +55,7 @@ def draw_curves(report: dict[str, Any], key: str, side: str) -> str:
         axes.set_xlabel(SIDES[side])
         axes.set_ylabel(LABELS[key])
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8.5, loc="upper left" if key == "p_mrr" else "lower right")
+        legend_above(axes)
 
     return draw_svg(draw, height=3.0, salt=f"curves-{key}-{side}")
 

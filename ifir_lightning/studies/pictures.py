@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ifir_lightning.studies.plan import distinct
 from ifir_lightning.studies.words import place_text
-from ifir_lightning.svg import INK, as_text, draw_svg, style
+from ifir_lightning.svg import INK, as_text, draw_svg, legend_above, style
 
 LABELS = {"p_mrr": "p-MRR (x100)", "score_b": "Score B (x100)"}
 
@@ -81,4 +81,4 @@ def _label(axes: Axes, axis: str, key: str) -> None:
     axes.set_xlabel(as_text(axis))
     axes.set_ylabel(LABELS[key])
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8.5)
+    legend_above(axes)
