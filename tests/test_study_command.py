@@ -54,14 +54,32 @@ def test_a_script_for_slurm_that_is_there_is_left_alone(
     start = partial(study.study, str(write_study(tmp_path)), output=str(tmp_path / "out"), slurm=True)
     script = tmp_path / "out" / "study.sbatch"
     start(jobs=2)
-    own = script.read_text().replace("# Add here", "#SBATCH --gpus=1\n# Add here")
+    assert "study.sbatch asks for no GPU" in caplog.text
+    own = script.read_text().replace("##SBATCH --gpus=1", "#SBATCH --gpus=1")
     script.write_text(own)
+    caplog.clear()
     with caplog.at_level("INFO", "ifir_lightning"):
         start(jobs=3)
+    assert "no GPU" not in caplog.text
     assert script.read_text() == own
     assert "study.sbatch is submitted as it is, with --jobs 3" in caplog.text
     submitted = (tmp_path / "sbatch.log").read_text().splitlines()
     assert submitted == [f"--array=1-{jobs} {script}" for jobs in (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("line", "asks"),
+    [
+        ("#SBATCH --gpus-per-node=8", True),
+        ("#SBATCH --account=a --gres=gpu:h100:1", True),
+        ("#SBATCH -G 1", True),
+        ("##SBATCH --gpus=1", False),
+        ("#SBATCH --gres=disk:1", False),
+        ("#SBATCH --partition=gpu", False),
+    ],
+)
+def test_which_lines_ask_for_a_gpu(line: str, asks: bool) -> None:
+    assert bool(study._GPU.search(f"#!/bin/bash\n{line}\n# --gpus=1")) == asks
 
 
 def test_an_interrupted_study_is_reported_and_says_why_it_ended(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shlex
 import signal
 import subprocess
@@ -27,11 +28,15 @@ _SBATCH = """#!/bin/bash
 #SBATCH --array=1-{jobs}
 #SBATCH --output={log}
 #SBATCH --requeue
-# Add here what your cluster asks for, as #SBATCH lines: --gpus=1, --cpus-per-task=8, --time=24:00:00, an account.
+# No GPU is asked for, and no time: take a # away from each line that your cluster wants, and add what else it does.
+##SBATCH --gpus=1
+##SBATCH --cpus-per-task=8
+##SBATCH --time=24:00:00
 # What is in this file stays; without the file the next start writes it anew.
 # Every task takes trials that nobody has begun, until none is left.
 srun {python} -m ifir_lightning study {file} --output {folder}
 """
+_GPU = re.compile(r"^#SBATCH\s.*(--gpus|--gres\S*[=\s:,]gpu|(?<=\s)-G)", re.MULTILINE)
 
 
 def study(*files: str, output: str | None = None, jobs: int = 1, slurm: bool = False) -> None:
@@ -46,7 +51,7 @@ def study(*files: str, output: str | None = None, jobs: int = 1, slurm: bool = F
         output: the folder of the one study; by default runs/studies/NAME.
         jobs: trials at a time on this machine; with --slurm, machines at a time.
         slurm: submit the study as an array of jobs with sbatch, instead of running it here. The script is study.sbatch
-            in the folder; one that is there is left alone, so what a cluster asks for (a GPU, a time) is added to it.
+            in the folder, which asks for no GPU until you say so in it; one that is there is left alone.
     """
     if jobs < 1:
         raise InputError(f"--jobs is {jobs}; allowed is 1 or more: leave it out for 1")
@@ -106,3 +111,9 @@ def _submit(file: str, planned: Study, folder: Path, jobs: int) -> None:
     if done.returncode:
         raise InputError(f"sbatch refused {script} ({' '.join(done.stderr.split())}): correct it and start again")
     _log.info("%s: %s", script, done.stdout.strip())
+    if not _GPU.search(script.read_text(encoding="utf-8")):
+        _log.warning(
+            "%s asks for no GPU, so its jobs have none where the cluster gives none unasked: to train on GPUs, cancel "
+            "them (scancel), take a # away from ##SBATCH --gpus=1 in it, and start again",
+            script,
+        )
