@@ -52,6 +52,13 @@ def test_the_best_point_is_one_of_which_every_seed_finished(study: Study) -> Non
     assert "Points to choose from: 1 for plain, 2 for late." in page_of(search, some)
 
 
+def test_what_changes_are_compared_with_has_every_axis(study: Study) -> None:
+    """``width`` too, which the first head does without."""
+    alone = replace(study, cross=False)
+    page = page_of(alone, [result(trial) for trial in trials(alone)])
+    assert "One thing changed against rate 0.001, width 4; paired by seed" in page
+
+
 def test_an_axis_on_which_nothing_has_finished_has_no_picture(study: Study) -> None:
     page = page_of(study, [result(trial) for trial in trials(study) if trial.head == "plain"])
     assert page.count("<svg") == 2

@@ -145,7 +145,9 @@ def _term(value: float, ends: Sequence[float] | None) -> str:
 
 
 def _base(content: Mapping[str, Any]) -> str:
-    base: Mapping[str, Any] = next((point["values"] for point in content["points"] if point["point"] == 0), {})
+    """Some heads have axes that others do without."""
+    first = [point["values"] for point in content["points"] if point["point"] == 0]
+    base = {name: value for values in first for name, value in values.items()}
     return note(f"One thing changed against {_places(base)}; paired by seed, the change minus that.")
 
 
