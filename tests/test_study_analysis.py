@@ -68,6 +68,9 @@ def test_share_near_the_best() -> None:
 def test_importance_of_a_rise_a_group_and_nothing() -> None:
     assert analysis.importance([1, 2, 3, 4], [0.0, 1.0, 5.0, 6.0]) == pytest.approx(1.0)
     assert analysis.importance(["a", "a", "b", "b"], [1.0, 3.0, 5.0, 7.0]) == pytest.approx(16 / 20)
+    assert analysis.importance([False, False, True, True], [1.0, 3.0, 5.0, 20.0]) == pytest.approx(
+        analysis.importance(["off", "off", "on", "on"], [1.0, 3.0, 5.0, 20.0])
+    )
     assert analysis.importance([1, 1, 1], [0.0, 1.0, 2.0]) == 0.0
     assert analysis.importance([1, 2, 3], [4.0, 4.0, 4.0]) == 0.0
 

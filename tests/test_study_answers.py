@@ -80,6 +80,7 @@ def test_choices_may_be_lists_and_factors(kind: Any, choices: tuple[Any, ...], s
     [
         ({"cross": False}, ["-", "-"]),
         ({}, ["-", "None"]),  # late has two widths at each rate
+        ({"axes": {"rate": Axis("model.rate", (False, True))}}, ["None", "None"]),  # no numbers
         ({"points": 30, "axes": {"rate": Axis("model.rate", log_uniform=(1e-3, 1e-2))}}, ["None", "None"]),
     ],
 )
@@ -94,7 +95,7 @@ def test_a_line_joins_listed_places_with_one_point_each(
     pictures.draw_points(content, list(study.heads), "rate", "p_mrr")
     assert [each.lines[0].get_linestyle() for each in drawn.containers] == lines
     assert len(drawn.get_xticks()) < 10
-    assert "points" in changes or drawn.get_xticks().tolist() == [1e-3, 1e-2]
+    assert "axes" in changes or drawn.get_xticks().tolist() == [1e-3, 1e-2]
 
 
 def test_no_interval_leaves_the_scale_of_its_metric(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from math import comb
 import numpy as np
 from scipy import stats
 
-from ifir_lightning.studies.plan import distinct
+from ifir_lightning.studies.plan import distinct, is_number
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def importance(places: Sequence[object], outcomes: Sequence[float]) -> float:
     sample = np.asarray(outcomes, dtype=float)
     if len(distinct(places)) < 2 or np.ptp(sample) == 0:
         return 0.0
-    if all(isinstance(place, int | float) for place in places):
+    if all(map(is_number, places)):
         return float(stats.spearmanr(places, sample).statistic ** 2)
     groups = [sample[[place == each for place in places]] for each in distinct(places)]
     between = sum(len(group) * (group.mean() - sample.mean()) ** 2 for group in groups)

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ifir_lightning.studies.plan import distinct
+from ifir_lightning.studies.plan import distinct, is_number
 from ifir_lightning.studies.words import place_text
 from ifir_lightning.svg import INK, as_text, draw_svg, legend_above, style
 
@@ -25,7 +25,7 @@ def draw_points(content: Mapping[str, Any], heads: Sequence[str], axis: str, key
         key: ``p_mrr`` or ``score_b``.
     """
     places = distinct(point["values"][axis] for point in content["points"] if axis in point["values"])
-    numeric, listed = all(isinstance(place, int | float) for place in places), not content["points_drawn"]
+    numeric, listed = all(map(is_number, places)), not content["points_drawn"]
 
     def draw(axes: Axes) -> None:
         for number, head in enumerate(heads):
