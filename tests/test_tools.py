@@ -175,11 +175,28 @@ def test_the_answers_of_a_study_are_tables_and_pictures(tool, tmp_path: Path) ->
     assert (tmp_path / "demand-1.svg").read_text().startswith("<?xml")
 
 
+def test_a_study_of_sensitivity_that_has_not_come_far_has_no_picture(tool, tmp_path: Path) -> None:
+    content = {
+        "file": "study.yaml",
+        "question": "How sensitive?",
+        "budget_queries": 4000,
+        "seeds": [0],
+        "seconds": 60.0,
+        "trials": {"planned": 12, "finished": 1, "failed": 0, "diverged": 0},
+        "points": [],
+        "sensitivity": {"plain": {"diverged_share": 0.0, "failed_share": 0.0}},
+    }
+    said = tool("study_answers").section("begun", content, tmp_path)
+    assert "1 trainings finished" in said
+    assert "![" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("off", "status"), [(0.0, 0), (0.001, 1), (float("nan"), 1)])
 def test_an_export_is_compared_as_peers_score_it(
     off: float, status: int, tool, modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    """A query of two tokens, a passage of one and one of two; the run's own scores have weights."""
+    """A query of two tokens, a passage of one and one of two; the run's own scores have weights. One peer is off."""
     check = tool("check_export")
     own = {
         "queries": np.array([[1.0, 0.0], [0.0, 1.0]], np.float32),
@@ -188,11 +205,14 @@ def test_an_export_is_compared_as_peers_score_it(
         "passage_rows": np.array([1, 2], np.int16),
         "scores": np.array([[7.0, 8.0]], np.float32),
     }
-    theirs = {"scores": np.array([[1.4, 1.0 + off]], np.float32)}
+    theirs = {
+        library: {"scores": np.array([[1.4, 1.0 + difference]], np.float32)}
+        for library, difference in (("pylate", 0.0), ("multi-vector", off))
+    }
     monkeypatch.setattr(check, "load_retriever", lambda run: retriever(modernbert, "weighted").retriever)
     monkeypatch.setattr(check, "run", lambda *words: None)
     monkeypatch.setattr(
-        check, "score", lambda python, library, folders, output: {folders[0].name: own if library == "ours" else theirs}
+        check, "score", lambda python, library, folders, output: {folders[0].name: {"ours": own, **theirs}[library]}
     )
     monkeypatch.setattr(check, "ENVIRONMENT", {})
     monkeypatch.setattr(sys, "argv", ["check_export.py", f"--run={tmp_path}", "--peers=a", "--peers-6=b"])

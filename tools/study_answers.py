@@ -58,7 +58,9 @@ def drawn(name: str, content: Mapping[str, Any], pictures: Path) -> list[tuple[s
     heads = list(dict.fromkeys(point["head"] for point in content["points"]))
     axes = list(dict.fromkeys(axis for point in content["points"] for axis in point["values"]))
     if "sensitivity" in content:
-        found = [("expected best p-MRR of k configurations", draw_best_of(content["sensitivity"], "p_mrr"))]
+        drawable = any("p_mrr" in each for each in content["sensitivity"].values())
+        caption = "expected best p-MRR of k configurations"
+        found = [(caption, draw_best_of(content["sensitivity"], "p_mrr"))] if drawable else []
     else:
         found = [(f"p-MRR over {axis}", draw_points(content, heads, axis, "p_mrr")) for axis in axes]
     files = []
