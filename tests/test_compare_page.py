@@ -174,6 +174,14 @@ def test_one_run_alone_has_a_page(folder: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_runs_of_one_recipe_may_differ_in_what_changes_no_number(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "late-1", tmp_path / "late-1")
+    recipe = tmp_path / "late-1" / "config.yaml"
+    recipe.write_text(recipe.read_text() + "verbose: true\n")
+    compare(str(folder / "late-0"), str(tmp_path / "late-1"), output=str(tmp_path / "page.html"), json=True)
+    assert "None that changes numbers, but the seed." in (tmp_path / "page.html").read_text()
+
+
 @pytest.mark.parametrize("page_colour", ["#ffffff", "#14171a"])
 def test_lines_stand_out_from_the_page(page_colour: str) -> None:
     """WCAG 2.2, 1.4.11: graphics have a contrast of 3 or more."""

@@ -21,7 +21,7 @@ def compare(
     """Compare run folders: p-MRR and Scores with 95% intervals, paired tests, curves, settings, queries.
 
     Args:
-        runs: run folders; those that differ in seed and folder only are seeds of one recipe.
+        runs: run folders; those whose recipes differ in nothing that changes numbers but the seed are seeds of one.
         output: also write the report with its pictures as this one HTML file.
         validation: which validation of each run: the last, or the best by p-MRR.
         num_queries: gains, and losses, to list for each pair.

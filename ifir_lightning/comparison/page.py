@@ -102,7 +102,7 @@ def _pairs(report: dict[str, Any]) -> str:
 
 def _settings(report: dict[str, Any]) -> str:
     if not report["settings"]:
-        return note("None: the runs differ in seed and folder only.")
+        return note("None that changes numbers, but the seed.")
     rows = [
         _row([f'<td class="key">{escape(key)}</td>', *map(_text, values)]) for key, values in report["settings"].items()
     ]
