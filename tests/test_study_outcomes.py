@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ifir_lightning.errors import InputError
-from ifir_lightning.studies.outcomes import Paths, outcome, paths
+from ifir_lightning.studies.outcomes import Paths, outcome, paths, refusal
 from ifir_lightning.studies.plan import Trial
 
 STEPS = 20
@@ -80,15 +80,15 @@ def test_a_training_that_began_and_then_met_a_mistake_has_failed(rows: str, mess
     """Though no other trial of the study has ended."""
     (files.run / "metrics.csv").write_text(f"step,train/loss,followir/p_mrr\n{rows}")
     files.log.write_text(message)
+    assert refusal(files, 2, 0) is None
     assert outcome(files, 2, 0) == {"status": "failed", "message": message}
 
 
-def test_a_first_trial_that_did_not_come_to_train_ends_the_study(files: Paths) -> None:
+def test_a_trial_that_did_not_come_to_train(files: Paths) -> None:
     """A validation before the first step is no training."""
     (files.run / "metrics.csv").write_text("step,train/loss,followir/p_mrr\n0,,1.5\n")
-    with pytest.raises(InputError, match=r"does not start .an earlier start.: see"):
-        outcome(files, 2, 0)
-    files.result.with_name("late-001-seed0.json").touch()
+    assert refusal(files, 2, 0) == f"trial late-000-seed0 does not start (an earlier start): see {files.log}"
+    assert refusal(files, 1, 0) is refusal(files, 143, 0) is None
     assert outcome(files, 2, 0) == {"status": "failed", "message": "error: an earlier start"}
 
 
@@ -101,5 +101,4 @@ def test_the_message_is_of_this_start(later: str, message: str, files: Paths) ->
     with files.log.open("a") as log:
         log.write(later)
     assert outcome(files, 1, size) == {"status": "failed", "message": message}
-    with pytest.raises(InputError, match=f"does not start .{message.removeprefix('error: ')}.: see"):
-        outcome(files, 2, size)
+    assert f"does not start ({message.removeprefix('error: ')}): see" in str(refusal(files, 2, size))

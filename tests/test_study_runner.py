@@ -141,6 +141,32 @@ def test_a_mistake_of_some_points_is_recorded_and_the_study_goes_on(tmp_path: Pa
     assert found[-1]["message"] == "error: what a trial says at its end"
 
 
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_machine_on_which_nothing_trains_fails_no_trial(jobs: int, tmp_path: Path, study: Study) -> None:
+    """As one without a GPU, where a study that began elsewhere is started again; elsewhere it goes on."""
+    folder = tmp_path / "out"
+    with pytest.raises(InputError, match="was killed"):
+        run(study, folder, command=stand_in(tmp_path, fault="rate == 1e-3 and seed == 1", status=143))
+    ended = len(list(folder.glob("trials/*.json")))
+    assert 0 < ended < 12
+    with pytest.raises(InputError, match=rf"none of {12 - ended} trials comes to train here, and none is recorded: tr"):
+        run(study, folder, jobs=jobs, command=stand_in(tmp_path, fault="True", status=2))
+    assert len(list(folder.glob("trials/*.json"))) == ended
+    found = results(folder, run(study, folder, jobs=jobs, command=stand_in(tmp_path)))
+    assert [result["status"] for result in found] == ["finished"] * 12
+
+
+def test_a_mistake_of_a_point_is_recorded_when_a_later_one_trains(tmp_path: Path, study: Study) -> None:
+    """Of this start it is the first."""
+    folder = tmp_path / "out"
+    with pytest.raises(InputError, match="was killed"):
+        run(study, folder, command=stand_in(tmp_path, fault="rate == 1e-3 and seed == 1", status=143))
+    found = results(folder, run(study, folder, command=stand_in(tmp_path, fault="rate == 1e-3", status=2)))
+    assert len(found) == 12
+    assert [result["status"] for result in found if result["values"]["rate"] == 1e-2] == ["finished"] * 6
+    assert "failed" in [result["status"] for result in found if result["values"]["rate"] == 1e-3]
+
+
 def test_a_diverged_trial_is_recorded_however_it_ended_and_the_study_goes_on(tmp_path: Path, study: Study) -> None:
     """Scores that are no numbers end a fit as a mistake of the recipe does."""
     folder, command = tmp_path / "out", stand_in(tmp_path, fault="rate == 1e-2", status=2)

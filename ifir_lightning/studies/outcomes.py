@@ -49,23 +49,31 @@ def outcome(files: Paths, status: int, log_size: int) -> dict[str, Any]:
         log_size: Bytes of its log before the process began.
 
     Raises:
-        InputError: It was killed, which leaves it to the next start, or it is the first trial of the study to end and
-            did not come to train, of which no other would fare better.
+        InputError: It was killed, which leaves it to the next start.
     """
-    last, at_work = _last_line(files.log, log_size), _at_work(files)
+    last = _last_line(files.log, log_size)
     if status < 0 or status > KILLED:
         raise InputError(f"trial {files.run.name} was killed (status {status}); start the study again to continue it")
-    if has_diverged(at_work, status):
+    if has_diverged(_at_work(files), status):
         return {"status": "diverged", "message": last}
-    trained = last.startswith(_OUT_OF_MEMORY) or bool(_losses(at_work))
-    if status == USER_ERROR and not trained and not any(files.result.parent.glob("*.json")):
-        raise InputError(f"trial {files.run.name} does not start ({last.removeprefix('error: ')}): see {files.log}")
     if status:
         return {"status": "failed", "message": last}
     steps, found = read_yaml(files.recipe, "a trial's recipe")["trainer"]["max_steps"], last_validation(files.run)
     if found is None or found["step"] < steps:
         return {"status": "failed", "message": _too_early(steps, found)}
     return {"status": "finished", **found}
+
+
+def refusal(files: Paths, status: int, log_size: int) -> str | None:
+    """That a trial did not come to train, and why; None where it did. Arguments as of ``outcome``.
+
+    Whether that is a mistake of its own settings, or of the whole recipe or the machine, others show.
+    """
+    last, at_work = _last_line(files.log, log_size), _at_work(files)
+    trained = last.startswith(_OUT_OF_MEMORY) or bool(_losses(at_work)) or has_diverged(at_work, status)
+    if status != USER_ERROR or trained:
+        return None
+    return f"trial {files.run.name} does not start ({last.removeprefix('error: ')}): see {files.log}"
 
 
 def _too_early(steps: int, found: Mapping[str, Any] | None) -> str:

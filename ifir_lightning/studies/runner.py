@@ -31,7 +31,7 @@ import yaml
 from ifir_lightning import durable
 from ifir_lightning.errors import InputError
 from ifir_lightning.studies.branches import branch_off, take_trunk
-from ifir_lightning.studies.outcomes import Paths, outcome, paths, result_of
+from ifir_lightning.studies.outcomes import Paths, outcome, paths, refusal, result_of
 from ifir_lightning.studies.plan import Study, Trial
 from ifir_lightning.studies.recipes import recipe_of
 from ifir_lightning.studies.search import add_points, known_trials, num_trials
@@ -55,6 +55,8 @@ class Running:
     log_size: int
     """Bytes of its log before this start."""
     began: float
+    seconds: float = 0.0
+    """How long it ran, once it has ended."""
 
 
 def prepare(study: Study, folder: Path, prepared: Sequence[Trial] = ()) -> list[Trial]:
@@ -106,23 +108,42 @@ def _write_recipe(file: Path, recipe: Mapping[str, Any]) -> None:
 def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT) -> list[Trial]:
     """Run what is left, ``jobs`` trials at a time; returns all trials of the study, of which others may run some still.
 
+    A trial that does not come to train is recorded when another of this start has: until then what is amiss may be the
+    machine (no GPU, no data), where every trial that is left would fail, and none be run again.
+
     Raises:
-        InputError: A trial was killed, the first one to end did not come to train, or the file system has no locks.
+        InputError: A trial was killed; the first of the study to end, or all of this start, did not come to train; or
+            the file system has no locks.
     """
     listed = prepare(study, folder)
     planned = num_trials(study)
     start = partial(_start, command, max(1, _num_cores() // jobs))
     running: list[Running] = []
+    refused: list[Running] = []
+    has_trained = False
     try:
         while True:
             for each in [each for each in running if each.process.exitcode is not None]:
+                each.seconds = time.monotonic() - each.began
                 running.remove(each)
-                _log.info(_finish(folder, each, planned))
+                fault = refusal(paths(folder, each.trial), each.process.exitcode or 0, each.log_size)
+                if fault is None or has_trained:
+                    has_trained = True
+                    _log.info(_finish(folder, each, planned))
+                else:
+                    refused.append(each)
+                    _log.warning(fault)
+            while refused and has_trained:
+                _log.info(_finish(folder, refused.pop(0), planned))
+            if refused and not any((folder / "trials").glob("*.json")):
+                raise InputError(fault)
             if len(listed) < planned:
                 listed = prepare(study, folder, listed)
-            waiting = _free(folder, listed, start, running)
+            waiting = _free(folder, listed, start, running, refused)
             while len(running) < jobs and (started := next(waiting, None)) is not None:
                 running.append(started)
+            if refused and not running:
+                raise InputError(f"none of {len(refused)} trials comes to train here, and none is recorded: {fault}")
             if not running and len(listed) == planned:
                 return listed
             time.sleep(POLL_SECONDS if len(listed) == planned else SEARCH_SECONDS)
@@ -131,6 +152,7 @@ def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT)
             each.process.terminate()
         for each in running:
             each.process.join()
+        for each in (*running, *refused):
             each.lock.close()
 
 
@@ -139,8 +161,9 @@ def _free(
     listed: Sequence[Trial],
     start: Callable[[Paths, Sequence[IO[str]]], ForkProcess],
     running: Sequence[Running],
+    refused: Sequence[Running],
 ) -> Iterator[Running]:
-    """Starts trials that nobody has begun or whose process is gone."""
+    """Starts trials that nobody has begun or whose process is gone; none of them keeps the locks of the others."""
     for trial in listed:
         files = paths(folder, trial)
         if files.result.exists():
@@ -151,7 +174,9 @@ def _free(
             lock.close()
             continue
         log_size = files.log.stat().st_size if files.log.exists() else 0
-        yield Running(trial, start(files, [each.lock for each in running]), lock, log_size, time.monotonic())
+        yield Running(
+            trial, start(files, [each.lock for each in (*running, *refused)]), lock, log_size, time.monotonic()
+        )
 
 
 def _take(file: Path) -> IO[str] | None:
@@ -217,7 +242,7 @@ def _finish(folder: Path, ended: Running, planned: int) -> str:
             "point": ended.trial.point,
             "seed": ended.trial.seed,
             "values": dict(ended.trial.values),
-            "seconds": round(time.monotonic() - ended.began, 1),
+            "seconds": round(ended.seconds, 1),
         }
         result |= outcome(files, ended.process.exitcode or 0, ended.log_size)
         durable.write_text(files.result, json.dumps(result, indent=1))
