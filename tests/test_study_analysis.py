@@ -86,6 +86,13 @@ def test_a_power_law_is_found_again_and_inverted() -> None:
     assert found.size_for(50.0) == math.inf
 
 
+@pytest.mark.parametrize("sizes", [(100, 400, 1600), (1600, 3200, 6400), (0.1, 0.3, 1.0)])
+def test_a_flat_curve_reaches_its_height_nowhere(sizes: tuple[float, ...]) -> None:
+    """Rounding makes its gap a little more or less than 0."""
+    for value in (12.7, 33.3, 40.0, 50.0, 99.9):
+        assert analysis.fit_power_law(sizes, [value] * 3, (0.0, 100.0)).size_for(value) == math.inf
+
+
 def test_a_curve_that_has_not_bent_is_not_taken_to_rise_beyond_what_its_metric_can_be() -> None:
     """Three points on a straight line over log n: least squares wants ever smaller rates and ever higher limits."""
     sizes, values = [0.1, 0.3, 0.9], [10.0, 30.0, 50.0]

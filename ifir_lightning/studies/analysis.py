@@ -93,7 +93,7 @@ class PowerLaw:
     def size_for(self, value: float) -> float:
         """The n at which y reaches ``value``; infinite where it never does."""
         left = self.limit - value
-        if self.gap <= 0 or left <= 0:
+        if self.gap <= 0 or left < 1e-9:  # a curve that is flat but for rounding
             return float("inf")
         return float((self.gap / left) ** (1 / self.rate))
 
