@@ -37,6 +37,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no run": (lambda run: shutil.rmtree(run / "followir"), r"run is no run folder.*allowed are folders that fit"),
     "no recipe": (lambda run: (run / "config.yaml").unlink(), r"config.yaml: No such file"),
     "no YAML": (lambda run: (run / "config.yaml").write_text("a: ["), r"config.yaml is no YAML"),
+    "no text": (lambda run: (run / "config.yaml").write_bytes(b"\xff"), r"config.yaml is no YAML"),
+    "nothing of FollowIR": (
+        lambda run: (run / "config.yaml").write_text("followir:\n"),
+        r"config.yaml names no followir.tasks",
+    ),
+    "no list of tasks": (
+        lambda run: (run / "config.yaml").write_text("followir: {tasks: 3}\n"),
+        r"config.yaml names no followir.tasks",
+    ),
     "other YAML": (lambda run: (run / "config.yaml").write_text("a: 1"), r"config.yaml names no followir.tasks"),
     "torn metrics": (
         lambda run: (run / "followir" / "step-00000000" / "metrics.json").write_text('{"step": 0'),

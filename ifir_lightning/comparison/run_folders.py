@@ -128,9 +128,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
             f"{path}: {error.strerror}; a run is compared by its recipe, which fit and validate write there: restore "
             "the file, or run validate again"
         ) from error
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path} is no YAML ({' '.join(str(error).split())}): restore the file") from error
-    if not (isinstance(recipe, dict) and recipe.get("followir", {}).get("tasks")):
+    followir = recipe.get("followir") if isinstance(recipe, dict) else None
+    if not (isinstance(followir, dict) and isinstance(followir.get("tasks"), list) and followir["tasks"]):
         raise InputError(f"{path} names no followir.tasks; allowed is the config.yaml of a run: restore the file")
     return dict(_flat("", recipe))
 
