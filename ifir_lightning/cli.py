@@ -5,18 +5,14 @@ import logging
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-import transformers
 from lightning import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ifir_lightning import run_folder
@@ -40,14 +36,13 @@ from ifir_lightning.commands.synthesize import synthesize
 from ifir_lightning.commands.teach import teach
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
-from ifir_lightning.fsdp import FSDP2
 from ifir_lightning.losses import Loss
 from ifir_lightning.models.pooling import Pooling
 from ifir_lightning.models.scoring import Scorer
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.options import run
-from ifir_lightning.options import run
 from ifir_lightning.parser_errors import one_line
+from ifir_lightning.process import set_up_process
 from ifir_lightning.resume import Resume, Start, branch_point, find_checkpoint, find_start, is_branch, training_settings
 from ifir_lightning.security import refusal, restrict_imports
 
@@ -251,7 +246,7 @@ def _tensorboard(folder: str, start: Start | None) -> TensorBoardLogger:
 
 def main() -> None:
     """Run the command named on the command line; a mistake of the user ends it with one line and status 2."""
-    _set_up_process()
+    set_up_process()
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     try:
         if command in TRAINER_COMMANDS:
@@ -283,24 +278,3 @@ def main() -> None:
 
 def _usage(command: str) -> str:
     return f"python -m ifir_lightning {command} --config FILE [--KEY VALUE ...] (all keys: {command} --help)"
-
-
-def _rank() -> int:
-    """This process's rank before any process group exists, as torchrun, SLURM or Lightning set it."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
-
-
-def _set_up_process() -> None:
-    """Settings of the process as a whole, which no import may make."""
-    StrategyRegistry.register("fsdp2", FSDP2, "DDP whose ranks share weights and optimizer state", override=True)
-    log = logging.getLogger("ifir_lightning")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-        log.addHandler(handler)
-    log.setLevel(logging.INFO if _rank() == 0 else logging.ERROR)  # what all ranks see, the first one says
-    chatter = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    chatter.addFilter(lambda record: "litlogger" not in record.getMessage())
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # inside Lightning, with torch >= 2.12
-    transformers.utils.logging.disable_progress_bar()
-    torch.set_flush_denormal(True)  # tiny gradients of a low temperature make a CPU step many times slower
