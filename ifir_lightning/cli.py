@@ -1,5 +1,6 @@
 """The command line: LightningCLI for fit, validate, test and predict, and our own commands beside it."""
 
+import errno
 import json
 import logging
 import os
@@ -247,33 +248,48 @@ def _tensorboard(folder: str, start: Start | None) -> TensorBoardLogger:
 def main() -> None:
     """Run the command named on the command line; a mistake of the user ends it with one line and status 2."""
     set_up_process()
-    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     try:
-        if command in TRAINER_COMMANDS:
-            restrict_imports()
-            RetrieverCLI(
-                RetrieverModule,
-                PromptrieverData,
-                parser_class=RecipeParser,
-                save_config_callback=RunConfig,
-                trainer_defaults={"callbacks": [OutOfMemory(), Interruption()], "enable_model_summary": False},
-                parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-            )
-        elif command in COMMANDS:
-            run(command, COMMANDS[command], sys.argv[2:])
-        elif command in ("-h", "--help"):
-            sys.stdout.write(USAGE)
-        else:
-            known = ", ".join((*TRAINER_COMMANDS, *COMMANDS))
-            raise InputError(f"command {command!r} is unknown; allowed are {known}: see --help")
-    except (InputError, MisconfigurationException) as error:
-        if os.environ.get("IFIR_TRACEBACK"):
+        _run(sys.argv[1] if len(sys.argv) > 1 else "--help")
+    except (InputError, MisconfigurationException, OSError) as error:
+        message = _mistake(error)
+        if message is None or os.environ.get("IFIR_TRACEBACK"):
             raise
-        message = str(error).rpartition("InputError: ")[2]  # from a loader's worker it comes with a traceback
         sys.stderr.write(f"error: {' '.join(message.split())}\n")
         sys.exit(2)
+
+
+def _run(command: str) -> None:
+    if command in TRAINER_COMMANDS:
+        restrict_imports()
+        RetrieverCLI(
+            RetrieverModule,
+            PromptrieverData,
+            parser_class=RecipeParser,
+            save_config_callback=RunConfig,
+            trainer_defaults={"callbacks": [OutOfMemory(), Interruption()], "enable_model_summary": False},
+            parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+    elif command in COMMANDS:
+        run(command, COMMANDS[command], sys.argv[2:])
+    elif command in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+    else:
+        known = ", ".join((*TRAINER_COMMANDS, *COMMANDS))
+        raise InputError(f"command {command!r} is unknown; allowed are {known}: see --help")
+
+
+def _mistake(error: Exception) -> str | None:
+    """What the user can do something about; None for faults of ours."""
+    if not isinstance(error, OSError):
+        return str(error).rpartition("InputError: ")[2]  # from a loader's worker it comes with a traceback
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return (
+        f"{error.filename or 'a file'} could not be written ({error.strerror}); allowed is a disk with room: make "
+        "some, and start again, which continues a run of fit"
+    )
 
 
 def _usage(command: str) -> str:

@@ -1,6 +1,8 @@
 """Bad input ends with one line that names the value, what is allowed and the remedy, and status 2."""
 
+import errno
 import logging
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 from small import QUICK
 from terminal import Terminal
 
-from ifir_lightning.cli import main
+from ifir_lightning.cli import COMMANDS, main
 from ifir_lightning.errors import InputError
 from ifir_lightning.parser_errors import one_line
 
@@ -130,6 +132,20 @@ def test_a_traceback_is_shown_when_asked_for(terminal: Terminal) -> None:
     terminal.monkeypatch.setenv("IFIR_TRACEBACK", "1")
     with pytest.raises(InputError):
         main()
+
+
+@pytest.mark.parametrize(("number", "is_full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EIO, False)])
+def test_a_full_disk_is_one_line(number: int, is_full: bool, terminal: Terminal) -> None:
+    def fails() -> None:
+        raise OSError(number, os.strerror(number), "run.trec")
+
+    terminal.monkeypatch.setitem(COMMANDS, "evaluate", fails)
+    if is_full:
+        line = terminal.refuses("evaluate")
+        assert f"run.trec could not be written ({os.strerror(number)}); allowed is a disk with room" in line
+    else:
+        with pytest.raises(OSError, match=r"run\.trec"):
+            terminal.refuses("evaluate")
 
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")

@@ -28,7 +28,7 @@ def draw_curves(folder: Path, output: Path) -> None:
     _draw(right, records, "score_b", "Score B (x100; original instruction, original qrels)")
     left.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     right.set_ylim(0, 105)
-    left.legend(frameon=False, fontsize=8, loc="upper left")
+    left.legend(frameon=False, fontsize=8, loc="best")
     for margin, accuracy in below:
         _draw_probe(margin, probes, "margin", "held-out rows: margin to instruction negatives")
         _draw_probe(accuracy, probes, "accuracy", "held-out rows: positive before its negatives (%)")
@@ -54,7 +54,7 @@ def _draw_probe(axes: Axes, probes: list[dict[str, Any]], key: str, label: str) 
     steps = [probe["step"] for probe in probes]
     for suffix, name, color in (("", "with instruction", "black"), ("_without_instruction", "without it", "0.6")):
         axes.plot(steps, [probe[key + suffix] for probe in probes], marker="o", markersize=4, color=color, label=name)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(frameon=False, fontsize=8, loc="best")
     _label(axes, label)
 
 
