@@ -50,6 +50,7 @@ from ifir_lightning.security import refusal, restrict_imports
 _log = logging.getLogger(__name__)
 _REQUIREMENT = re.compile(r"Requirement '([^']+)' not met")
 KINDS = {"pooling": Pooling, "scorer": Scorer, "loss": Loss, "losses": Loss, "callbacks": Callback, "logger": Logger}
+_LIMITS = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Callable[..., None]] = {
     "audit": audit,
@@ -234,8 +235,8 @@ def _check_trainer(trainer: Any, command: str) -> None:
         )
     if accumulated < 1:
         raise InputError(f"trainer.accumulate_grad_batches is {accumulated}; allowed is 1 or more: set it to 1")
-    limit = f"limit_{'val' if command == 'validate' else command}_batches"
-    if command != "fit" and trainer[limit] == 0:
+    limit = _LIMITS.get(command)
+    if limit and trainer[limit] == 0:
         raise InputError(f"trainer.{limit} is 0, so {command} would do nothing; allowed is 1: give --trainer.{limit} 1")
 
 

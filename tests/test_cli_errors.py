@@ -180,7 +180,7 @@ MISSPELT = {
     "one of a list": ("--trainer.callbacks+=RichProgresBar", "allowed is RichProgressBar"),
     "one within a class": (
         "--model.loss={class_path: WeightedSum, init_args: {losses: [InfoNCE, Foo], weights: [1, 2]}}",
-        "model.loss.init_args.losses is Foo, which is no class; allowed is InfoNCE",
+        "model.loss.init_args.losses is Foo, which is no class; allowed is ",
     ),
     "a class's setting": (
         "--model.loss.init_args.temp=1",

@@ -85,6 +85,7 @@ def test_what_another_fit_wrote_meanwhile_is_not_thrown_away(tmp_path: Path) -> 
         default_root_dir=str(tmp_path),
         is_global_zero=True,
         limit_train_batches=1.0,
+        limit_val_batches=1.0,
         val_check_interval=1.0,
         check_val_every_n_epoch=None,
     )
