@@ -4,11 +4,14 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import isabstract, signature
+from inspect import Parameter, isabstract, signature
 
-_KEY = re.compile(r'\s*Parser key "([^"]+)":')
+_KEY = re.compile(r"""(?:\s*Unable to load config '.*'\n\s+-)?\s*Parser key "([^"]+)":""")
 _IN_CLASS = re.compile(r"^( *)(?:- )?Problem with given class_path '([^']+)':\n", re.MULTILINE)
-_NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)|module '\S+' has no attribute|No module named")
+_NO_CLASS = re.compile(
+    r"dot import path string: (\S*)|Import path (\S+) does not correspond|Not a valid subclass of .+ Got value: (\S+)|"
+    r"module '\S+' has no attribute|No module named"
+)
 _NO_SETTING = re.compile(r"Option '([^']+)' is not accepted")
 _NO_SETTINGS = re.compile(r'Unable to load config "([^"]+)"')
 _EXPECTED = re.compile(r"Expected a (.+)\. Got value: (.*)")
@@ -31,7 +34,7 @@ def one_line(message: str, see: str, kinds: Mapping[str, type]) -> str:
     if found := _NO_SETTING.search(fault):
         return f"{key}: {owner.rpartition('.')[2]} has no setting {found[1]}; {_settings(owner)}: correct it"
     if found := _NO_CLASS.search(fault):
-        return _no_class(key, found[1] or owner, kinds.get(key.rpartition(".")[2]))
+        return _no_class(key, found[1] or found[2] or found[3] or owner, kinds.get(key.rpartition(".")[2]))
     if found := _EXPECTED.search(fault) or _SUBTYPES.search(fault):
         value = _NESTED.sub(r"\1", found[2].strip())
         return f"{key} is {value}; allowed is {_types(found[1])}: correct it (keys: {see})"
@@ -61,7 +64,8 @@ def _deeper(text: str, indent: int) -> str:
 
 def _settings(owner: str) -> str:
     module, _, name = owner.rpartition(".")
-    names = list(signature(getattr(import_module(module), name)).parameters)
+    parameters = signature(getattr(import_module(module), name)).parameters.values()
+    names = [each.name for each in parameters if each.kind is not Parameter.VAR_KEYWORD]
     return f"allowed are {', '.join(names)}" if names else "it has none"
 
 
@@ -72,7 +76,7 @@ def _no_class(key: str, name: str, kind: type | None) -> str:
     known = sorted({each.__name__ for each in _subclasses(kind)})
     names = known if len(known) <= 12 else get_close_matches(name.rpartition(".")[2], known)
     allowed = _either([*names, "a full name, as module.Class"])
-    return f"{key} is {name}, which is no class; allowed is {allowed}: correct it"
+    return f"{key} is {name}, which is no {kind.__name__}; allowed is {allowed}: correct it"
 
 
 def _subclasses(kind: type) -> list[type]:

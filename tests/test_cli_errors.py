@@ -170,17 +170,22 @@ def test_a_callbacks_argument_of_another_type_is_named(terminal: Terminal) -> No
 MISSPELT = {
     "a class": (
         "--model.scorer=MaxSimm",
-        "model.scorer is MaxSimm, which is no class; allowed is Cosine, Dot, MaxSim, ",
+        "model.scorer is MaxSimm, which is no Scorer; allowed is Cosine, Dot, MaxSim, ",
     ),
     "its module": (
         "--model.scorer=ifir_lightning.models.scorin.MaxSim",
         "model.scorer is ifir_lightning.models.scorin",
     ),
-    "another kind of class": ("--model.loss=MeanPooling", "model.loss is MeanPooling, which is no class; allowed is "),
+    "another kind of class": ("--model.loss=MeanPooling", "model.loss is MeanPooling, which is no Loss; allowed is "),
+    "a class of another's": (
+        "--model.loss=torch.optim.AdamW",
+        "model.loss is torch.optim.AdamW, which is no Loss; all",
+    ),
+    "no class": ("--model.loss=null", "model.loss is None, which is no Loss; allowed is "),
     "one of a list": ("--trainer.callbacks+=RichProgresBar", "allowed is RichProgressBar"),
     "one within a class": (
         "--model.loss={class_path: WeightedSum, init_args: {losses: [InfoNCE, Foo], weights: [1, 2]}}",
-        "model.loss.init_args.losses is Foo, which is no class; allowed is ",
+        "model.loss.init_args.losses is Foo, which is no Loss; allowed is ",
     ),
     "a class's setting": (
         "--model.loss.init_args.temp=1",
@@ -195,6 +200,7 @@ MISSPELT = {
         "model.backbone.attention is fast; allowed is auto, flash_attention_2",
     ),
     "one of several types": ("--trainer.precision=fp16", "trainer.precision is fp16; allowed is 64, 32, 16, "),
+    "one of a mapping": ("--data.groups={group_size: x}", "data.groups.group_size is x; allowed is an integer"),
     "a mapping": ("--model.backbone.config=x", "model.backbone.config is x; allowed is a mapping or null"),
     "settings": (
         "--model.optimizer=Adam",
