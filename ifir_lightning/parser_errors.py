@@ -17,7 +17,7 @@ _NO_SETTINGS = re.compile(r'Unable to load config "([^"]+)"')
 _EXPECTED = re.compile(r"Expected a (.+)\. Got value: (.*)")
 _SUBTYPES = re.compile(r"Subtypes: \[(.*)\]\n.*Given value: (.*)", re.DOTALL)
 _TYPE = re.compile(r"Literal\[([^]]+)\]|<class '[\w.]*?(\w+)'>|(?:^|[ .])(?!Literal)(\w+)\[")
-_NESTED = re.compile(r"NestedArg\(key=.*, val='?(.*?)'?\)$")
+_NESTED = re.compile(r"NestedArg\(key='(.*)', val='?(.*?)'?\)$")
 _WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 _WORDS |= {"list": "a list", "tuple": "a list", "Iterable": "a list", "dict": "a mapping"}
 
@@ -36,7 +36,9 @@ def one_line(message: str, see: str, kinds: Mapping[str, type]) -> str:
     if found := _NO_CLASS.search(fault):
         return _no_class(key, found[1] or found[2] or found[3] or owner, kinds.get(key.rpartition(".")[2]))
     if found := _EXPECTED.search(fault) or _SUBTYPES.search(fault):
-        value = _NESTED.sub(r"\1", found[2].strip())
+        value = found[2].strip()
+        if nested := _NESTED.match(value):
+            return f"{key}.{nested[1]} is {nested[2]}, but {key} is not set; allowed is {_types(found[1])}: set it, too"
         return f"{key} is {value}; allowed is {_types(found[1])}: correct it (keys: {see})"
     if key and (found := _NO_SETTINGS.search(fault)):
         return f"{key} is {found[1]}; allowed are the settings that {see} lists: give --{key}.SETTING VALUE"

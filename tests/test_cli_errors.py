@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -191,6 +192,15 @@ MISSPELT = {
         "--model.loss.init_args.temp=1",
         "model.loss: InfoNCE has no setting temp; allowed are temper",
     ),
+    "of one with keywords": (
+        "--trainer.logger={class_path: TensorBoardLogger, init_args: {save_dir: x, nope: 3}}",
+        "trainer.logger: TensorBoardLogger has no setting nope; allowed are save_dir, name, version, log_graph, "
+        "default_hp_metric, prefix, sub_dir: correct it",
+    ),
+    "of no class": (
+        "--trainer.profiler.x=3",
+        "trainer.profiler.x is 3, but trainer.profiler is not set; allowed is a Pro",
+    ),
     "its value": (
         "--model.scorer.init_args.reduction=x",
         "model.scorer.init_args.reduction is x; allowed is sum or mean",
@@ -217,6 +227,7 @@ def test_what_is_misspelt_is_named_with_what_is_allowed(case: str, terminal: Ter
     line = terminal.refuses("fit", *QUICK, argument)
     assert expected in line, line
     assert "class '" not in line, "a type of Python's"
+    assert not re.search(r"allowed is .*\b(Loss|Scorer)\b", line), "no class that could be chosen"
 
 
 def test_a_message_of_no_known_form_is_kept() -> None:
