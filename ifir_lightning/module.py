@@ -87,7 +87,7 @@ class RetrieverModule(LightningModule):
         checkpoint[SNAPSHOT] = self._snapshot
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises: InputError: Its weights are not those of this recipe's model, by their names and shapes."""
+        """Refuse weights that are not those of this recipe's model, by their names and shapes."""
         _check_same_weights(checkpoint["state_dict"], self.state_dict())
         self._loaded_step = checkpoint["global_step"]
 

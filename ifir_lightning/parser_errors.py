@@ -6,6 +6,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from inspect import Parameter, isabstract, signature
 
+from ifir_lightning.security import may_name
+
 _KEY = re.compile(r"""(?:\s*Unable to load config '.*'\n\s+-)?\s*Parser key "([^"]+)":""")
 _IN_CLASS = re.compile(r"^( *)(?:- )?Problem with given class_path '([^']+)':\n", re.MULTILINE)
 _NO_CLASS = re.compile(
@@ -82,10 +84,12 @@ def _no_class(key: str, name: str, kind: type | None) -> str:
 
 
 def _subclasses(kind: type) -> list[type]:
-    """Those imported so far, which recipes may call by their short names."""
+    """Those imported so far that recipes may name, which they may do by the short name."""
     children: list[type] = kind.__subclasses__()
     below = [each for child in children for each in _subclasses(child)]
-    return below if isabstract(kind) or kind.__name__.startswith("_") else [kind, *below]
+    name = kind.__name__
+    is_offered = may_name(f"{kind.__module__}.{name}") and not isabstract(kind) and not name.startswith("_")
+    return [kind, *below] if is_offered else below
 
 
 def _types(text: str) -> str:

@@ -12,7 +12,7 @@ from jsonargparse import set_parsing_settings
 
 from ifir_lightning.errors import InputError, reason
 from ifir_lightning.models.files import read_weights
-from ifir_lightning.plugins import VARIABLE, plugins
+from ifir_lightning.plugins import VARIABLE, is_plugin, plugins
 
 ALLOWED = ("ifir_lightning", "lightning.pytorch", "torch.optim")
 """Packages whose classes a ``class_path`` may name."""
@@ -64,6 +64,11 @@ def restrict_imports() -> None:
             f"{VARIABLE} is {','.join(plugins())}; allowed are names of packages, separated by commas "
             f"({reason(error)}): set it to e.g. my_package,other.module"
         ) from error
+
+
+def may_name(path: str) -> bool:
+    """Whether a recipe may name what has this full name."""
+    return path.startswith(tuple(f"{package}." for package in ALLOWED)) or is_plugin(path)
 
 
 def refusal(message: str) -> str | None:

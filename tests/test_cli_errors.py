@@ -14,6 +14,7 @@ from terminal import Terminal
 
 from ifir_lightning.cli import COMMANDS, main
 from ifir_lightning.errors import InputError
+from ifir_lightning.losses import InfoNCE
 from ifir_lightning.parser_errors import one_line
 
 BAD_FIT = {
@@ -182,11 +183,11 @@ MISSPELT = {
         "--model.loss=torch.optim.AdamW",
         "model.loss is torch.optim.AdamW, which is no Loss; all",
     ),
-    "no class": ("--model.loss=null", "model.loss is None, which is no Loss; allowed is "),
+    "no class": ("--model.loss=null", "model.loss is None, which is no Loss; allowed is InfoNCE, "),
     "one of a list": ("--trainer.callbacks+=RichProgresBar", "allowed is RichProgressBar"),
     "one within a class": (
         "--model.loss={class_path: WeightedSum, init_args: {losses: [InfoNCE, Foo], weights: [1, 2]}}",
-        "model.loss.init_args.losses is Foo, which is no Loss; allowed is ",
+        "model.loss.init_args.losses is Foo, which is no Loss; allowed is InfoNCE, ",
     ),
     "a class's setting": (
         "--model.loss.init_args.temp=1",
@@ -221,13 +222,17 @@ MISSPELT = {
 }
 
 
+class NotAllowed(InfoNCE):
+    """Of a package that recipes may not name."""
+
+
 @pytest.mark.parametrize("case", MISSPELT)
 def test_what_is_misspelt_is_named_with_what_is_allowed(case: str, terminal: Terminal) -> None:
     argument, expected = MISSPELT[case]
     line = terminal.refuses("fit", *QUICK, argument)
     assert expected in line, line
     assert "class '" not in line, "a type of Python's"
-    assert not re.search(r"allowed is .*\b(Loss|Scorer)\b", line), "no class that could be chosen"
+    assert not re.search(r"allowed is .*\b(Loss|Scorer|NotAllowed)\b", line), "no class that could be chosen"
 
 
 def test_a_message_of_no_known_form_is_kept() -> None:

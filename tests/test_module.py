@@ -200,9 +200,12 @@ def test_queries_with_expansion_are_learnt(
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
-def test_how_many_parameters_learn_is_said(modernbert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_how_many_parameters_learn_is_said(
+    is_frozen: bool, modernbert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     module = retriever(modernbert, "weighted")
-    module.retriever.backbone.model.embeddings.requires_grad_(False)
+    module.retriever.backbone.model.embeddings.requires_grad_(not is_frozen)
     with caplog.at_level("INFO", "ifir_lightning.module"):
         trainer(tmp_path, max_steps=1).fit(module, synthetic_data())
     config, said = module.retriever.backbone.model.config, next(m for m in caplog.messages if "parameters: " in m)
@@ -213,4 +216,5 @@ def test_how_many_parameters_learn_is_said(modernbert: Path, tmp_path: Path, cap
     )  # the first layer lacks a norm, the end has it
     assert f"parameters: backbone {backbone:,}, pooling " in said
     pooling = sum(parameter.numel() for parameter in module.retriever.pooling.parameters())
-    assert said.endswith(f", pooling {pooling:,}; {backbone - frozen + pooling:,} trained")
+    trained = f"{backbone - frozen + pooling:,}" if is_frozen else "all"
+    assert said.endswith(f", pooling {pooling:,}; {trained} trained")
