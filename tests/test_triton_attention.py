@@ -96,7 +96,7 @@ def test_torch_finds_the_operators_well_formed() -> None:
     """Shapes under the compiler, gradients, no hidden writes."""
     qkv_T3HW, cos_PV, sin_PV, _ = example(32, torch.bfloat16)
     tiles_N3 = make_tiles(torch.tensor(LENGTHS)).to(DEVICE)
-    torch.library.opcheck(_attend, (qkv_T3HW.requires_grad_(), cos_PV, sin_PV, tiles_N3, 0.2, 10))
+    torch.library.opcheck(_attend, (qkv_T3HW.requires_grad_(), cos_PV, sin_PV, tiles_N3, 0.2, 10, True))
 
 
 @in_float32

@@ -32,11 +32,11 @@ def encode_packed(model: ModernBert, input_ids_T: Tensor, lengths_B: Tensor, lay
         position = torch.arange(layout.max_length, device=input_ids_T.device)
     else:
         position = on_device(segment_rows(torch.zeros_like(lengths_B), lengths_B), input_ids_T.device)
-    hidden_TD = model.embeddings(input_ids_T)
+    hidden_TD, update_TD = model.embeddings(input_ids_T), None
     rotations = {kind: _rotation(model, hidden_TD, position, kind) for kind in set(model.config.layer_types)}
     for layer in model.layers:
-        hidden_TD = layer(hidden_TD, rotations[layer.attention_type], layout)
-    return model.final_norm(hidden_TD)
+        hidden_TD, update_TD = layer(hidden_TD, update_TD, rotations[layer.attention_type], layout)
+    return model.final_norm(hidden_TD + update_TD)
 
 
 @final
@@ -49,11 +49,23 @@ class PackedLayer(nn.Module):
         self.mlp_norm, self.mlp = layer.mlp_norm, layer.mlp
         self.attention_type: str = layer.attention_type
 
-    def forward(self, hidden_TD: Tensor, rotation: Rotation, layout: Layout) -> Tensor:
-        """Attention within each text, then the gated MLP, each added to what came in."""
+    def forward(
+        self, hidden_TD: Tensor, update_TD: Tensor | None, rotation: Rotation, layout: Layout
+    ) -> tuple[Tensor, Tensor]:
+        """Attention within each text, then the gated MLP, each added to what came in.
+
+        The MLP's part is added by the next layer, which a compiler makes one pass of with that layer's norm.
+
+        Args:
+            hidden_TD: Hidden states.
+            update_TD: What the layer before adds to them; None before the first.
+            rotation: Of each token, or position.
+            layout: Where each text begins and ends.
+        """
+        hidden_TD = hidden_TD if update_TD is None else hidden_TD + update_TD
         hidden_TD = hidden_TD + self._attend(self.attn_norm(hidden_TD), rotation, layout)
         first_TI, second_TI = _parts(self.mlp.Wi, self.mlp_norm(hidden_TD), 2)
-        return hidden_TD + self.mlp.Wo(self.mlp.drop(self.mlp.act(first_TI) * second_TI))
+        return hidden_TD, self.mlp.Wo(self.mlp.drop(self.mlp.act(first_TI) * second_TI))
 
     def _attend(self, hidden_TD: Tensor, rotation: Rotation, layout: Layout) -> Tensor:
         attn = self.attn

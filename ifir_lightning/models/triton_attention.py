@@ -1,29 +1,30 @@
-"""Rotation and attention of packed texts on CUDA, as three Triton kernels of our own.
+"""Rotation and attention of packed texts on CUDA, as four Triton kernels of our own.
 
     attended[t] = sum over the tokens s that t sees of softmax(scale <turned query[t], turned key[s]>) value[s]
 
-For texts of some hundred tokens, where kernels made for long ones wait for memory: queries and keys are turned by
-their token's angles when they are read, and their gradients turned back before they are written, so that no turned
-copy exists; the gradients of queries, keys and values go to their places in one tensor. A program owns TILE tokens of
-one text and one head and walks over the tiles of that text within reach. Nothing is added atomically: two runs are
-equal bit for bit. Softmax is computed as in FlashAttention (Dao et al. 2022), in base 2: what stays for the backward
-pass is one number for each token and head.
+For texts of some hundred tokens, where kernels made for long ones wait for memory. One kernel turns queries and keys by
+their token's angles; two write the gradients of queries, and of keys and values, turned back, to their places in one
+tensor. A program owns TILE tokens of one text and one head and walks over the tiles of that text within reach. Nothing
+is added atomically: two runs are equal bit for bit. Softmax is computed as in FlashAttention (Dao et al. 2022), in
+base 2: what stays for the backward pass is the turned tensor, and one number for each token and head.
 
 The compiler sees the heads, their width, the window and the tile: a new batch compiles nothing. Without a GPU the
 kernels run under TRITON_INTERPRET=1. Its ``range`` does not take loaded bounds: hence ``while``.
 """
 
-import math
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ifir_lightning.models.triton_attention_kernels import forward_kernel, keys_kernel, queries_kernel
+from ifir_lightning.models.attention import compute_capability
+from ifir_lightning.models.triton_attention_kernels import forward_kernel, keys_kernel, queries_kernel, turn_kernel
 
 TILE = 64
 """Tokens of a tile."""
+FORWARD_REGISTERS, KEYS_REGISTERS = 96, 168
+"""Of a thread on a Hopper GPU: fewer than the compiler would take, so that more programs run at a time."""
 
 
 def make_tiles(lengths_B: Tensor) -> Tensor:
@@ -52,28 +53,33 @@ def rotary_attention(
     ``qkv_T3HW``, in which the gradients come back too.
     """
     tables = (cos_PV.float().contiguous(), sin_PV.float().contiguous())
-    attended, _ = _attend(qkv_T3HW.contiguous(), *tables, tiles_N3, scale, window or 0)
-    return attended
+    learns = torch.is_grad_enabled() and qkv_T3HW.requires_grad
+    attended_THW, *_ = _attend(qkv_T3HW.contiguous(), *tables, tiles_N3, scale, window or 0, learns)
+    return attended_THW
 
 
 @torch.library.custom_op("ifir_lightning::rotary_attention", mutates_args=())
 def _attend(
-    qkv_T3HW: Tensor, cos_PV: Tensor, sin_PV: Tensor, tiles_N3: Tensor, scale: float, window: int
-) -> tuple[Tensor, Tensor]:
-    """heads_THW, and the logarithm of what each token's softmax divides by, [H, T]; opaque to torch.compile."""
-    attended_THW, divisor_HT = _outputs(qkv_T3HW)
-    grid, sizes = _shape(qkv_T3HW, tiles_N3, window)
+    qkv_T3HW: Tensor, cos_PV: Tensor, sin_PV: Tensor, tiles_N3: Tensor, scale: float, window: int, learns: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """heads_THW, and what the backward pass needs; opaque to torch.compile.
+
+    That is: the logarithm of what each token's softmax divides by, [H, T]; and qkv_T3HW with queries and keys turned,
+    whose values are there only if it ``learns``: the tensor that came in need not be kept then.
+    """
+    attended_THW, divisor_HT, turned_T3HW = _outputs(qkv_T3HW)
+    grid, sizes = _shape(qkv_T3HW, tiles_N3)
     with torch.cuda.device_of(qkv_T3HW):
-        forward_kernel[grid](
-            qkv_T3HW, cos_PV, sin_PV, tiles_N3, attended_THW, divisor_HT, len(qkv_T3HW), scale / math.log(2), *sizes
-        )
-    return attended_THW, divisor_HT
+        turn_kernel[grid](qkv_T3HW, cos_PV, sin_PV, tiles_N3, turned_T3HW, *sizes, learns)
+        tensors = (turned_T3HW, qkv_T3HW, tiles_N3, attended_THW, divisor_HT, len(qkv_T3HW))
+        forward_kernel[grid](*tensors, scale, *sizes, window, **_registers(qkv_T3HW, FORWARD_REGISTERS))
+    return attended_THW, divisor_HT, turned_T3HW
 
 
 @torch.library.custom_op("ifir_lightning::rotary_attention_backward", mutates_args=())
 def _attend_backward(
     gradient_THW: Tensor,
-    qkv_T3HW: Tensor,
+    turned_T3HW: Tensor,
     cos_PV: Tensor,
     sin_PV: Tensor,
     tiles_N3: Tensor,
@@ -82,43 +88,52 @@ def _attend_backward(
     scale: float,
     window: int,
 ) -> Tensor:
-    gradients_T3HW = torch.empty_like(qkv_T3HW)
-    grid, sizes = _shape(qkv_T3HW, tiles_N3, window)
-    saved = (attended_THW, divisor_HT, gradient_THW.contiguous(), gradients_T3HW)
-    with torch.cuda.device_of(qkv_T3HW):
-        for kernel in (keys_kernel, queries_kernel):
-            kernel[grid](qkv_T3HW, cos_PV, sin_PV, tiles_N3, *saved, len(qkv_T3HW), scale, *sizes)
+    gradients_T3HW, shared_HT = torch.empty_like(turned_T3HW), torch.empty_like(divisor_HT)
+    grid, sizes = _shape(turned_T3HW, tiles_N3)
+    results = (attended_THW, divisor_HT, shared_HT, gradient_THW.contiguous(), gradients_T3HW)
+    arguments = (turned_T3HW, cos_PV, sin_PV, tiles_N3, *results, len(turned_T3HW), scale, *sizes, window)
+    with torch.cuda.device_of(turned_T3HW):
+        queries_kernel[grid](*arguments)
+        keys_kernel[grid](*arguments, **_registers(turned_T3HW, KEYS_REGISTERS))
     return gradients_T3HW
 
 
-def _outputs(qkv_T3HW: Tensor) -> tuple[Tensor, Tensor]:
+def _outputs(qkv_T3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     num_tokens, _, num_heads, width = qkv_T3HW.shape
     attended_THW = qkv_T3HW.new_empty(num_tokens, num_heads, width)
-    return attended_THW, qkv_T3HW.new_empty(num_heads, num_tokens, dtype=torch.float32)
+    divisor_HT = qkv_T3HW.new_empty(num_heads, num_tokens, dtype=torch.float32)
+    return attended_THW, divisor_HT, torch.empty_like(qkv_T3HW)
 
 
-def _shape(qkv_T3HW: Tensor, tiles_N3: Tensor, window: int) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+def _shape(qkv_T3HW: Tensor, tiles_N3: Tensor) -> tuple[tuple[int], tuple[int, int, int]]:
     """A program for each tile and head, and what the compiler is told."""
     num_heads, width = qkv_T3HW.shape[2:]
-    return (len(tiles_N3), num_heads), (num_heads, width // 2, TILE, window)
+    return (len(tiles_N3) * num_heads,), (num_heads, width // 2, TILE)
+
+
+def _registers(heads: Tensor, at_most: int) -> dict[str, int]:
+    """A launch option on a Hopper GPU; elsewhere, and for wide heads, much would find no register."""
+    hopper = heads.is_cuda and compute_capability(heads.device)[0] == 9
+    return {"maxnreg": at_most} if hopper and heads.shape[-1] <= 64 else {}
 
 
 @_attend.register_fake
-def _(qkv_T3HW: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+def _(qkv_T3HW: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _outputs(qkv_T3HW)
 
 
 @_attend_backward.register_fake
-def _(gradient_THW: Tensor, qkv_T3HW: Tensor, *others: Any) -> Tensor:
-    return torch.empty_like(qkv_T3HW)
+def _(gradient_THW: Tensor, turned_T3HW: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(turned_T3HW)
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:4], *output)
-    ctx.scale, ctx.window = inputs[4:]
-    ctx.mark_non_differentiable(output[1])
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, *tables, ctx.scale, ctx.window, _ = inputs
+    attended_THW, divisor_HT, turned_T3HW = output
+    ctx.save_for_backward(turned_T3HW, *tables, attended_THW, divisor_HT)
+    ctx.mark_non_differentiable(divisor_HT, turned_T3HW)
 
 
 @partial(_attend.register_autograd, setup_context=_remember)
-def _(ctx: Any, gradient_THW: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return _attend_backward(gradient_THW, *ctx.saved_tensors, ctx.scale, ctx.window), None, None, None, None, None
+def _(ctx: Any, gradient_THW: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
+    return _attend_backward(gradient_THW, *ctx.saved_tensors, ctx.scale, ctx.window), *[None] * 6

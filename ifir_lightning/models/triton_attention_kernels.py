@@ -1,7 +1,6 @@
 """The Triton kernels of ``triton_attention``, which says what they compute.
 
-Halves of a head: a query turned by its position's angles is (first cos - second sin, second cos + first sin), and the
-product of two of them that of the first halves plus that of the second ones.
+Halves of a head: a query turned by its position's angles is (first cos - second sin, second cos + first sin).
 """
 
 # mypy: allow-untyped-defs
@@ -12,34 +11,58 @@ import triton.language as tl
 
 _UNSEEN = tl.constexpr(-1e30)
 """Finite, so that a tile in which a token sees nothing does no harm before one in which it sees itself."""
+_LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def turn_kernel(
+    qkv, cos, sin, tiles, turned, NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, VALUES: tl.constexpr
+):  # fmt: skip
+    """Queries and keys turned, and, if VALUES, values as they are."""
+    head, start, length, first = _place(tiles, NUM_HEADS)
+    qkv += start * 3 * NUM_HEADS * 2 * HALF
+    turned += start * 3 * NUM_HEADS * 2 * HALF
+    row = first + tl.arange(0, TILE)
+    inside = (row < length)[:, None]
+    along, across = _angles(cos, sin, row, inside, HALF)
+    for which in tl.static_range(2):
+        place = _places(row, 2 * (which * NUM_HEADS + head), 2 * 3 * NUM_HEADS, HALF)
+        one = tl.load(qkv + place, mask=inside, other=0.0).to(tl.float32)
+        two = tl.load(qkv + place + HALF, mask=inside, other=0.0).to(tl.float32)
+        tl.store(turned + place, (one * along - two * across).to(turned.dtype.element_ty), mask=inside)
+        tl.store(turned + place + HALF, (two * along + one * across).to(turned.dtype.element_ty), mask=inside)
+    if VALUES:
+        place = _places(row, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
+        tl.store(turned + place, tl.load(qkv + place, mask=inside, other=0.0), mask=inside)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def forward_kernel(
-    qkv, cos, sin, tiles, attended, divisor, num_tokens, scale_2,
+    turned, qkv, tiles, attended, divisor, num_tokens, scale,
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(1)
-    start, length, first = _tile(tiles)
+    """Queries and keys are those of ``turned``, values those of ``qkv``."""
+    head, start, length, first = _place(tiles, NUM_HEADS)
+    turned += start * 3 * NUM_HEADS * 2 * HALF
     qkv += start * 3 * NUM_HEADS * 2 * HALF
     attended += start * NUM_HEADS * 2 * HALF
     divisor += head.to(tl.int64) * num_tokens + start
     row = first + tl.arange(0, TILE)
-    query_1, query_2 = _turned(qkv, cos, sin, 0, row, length, head, NUM_HEADS, HALF)
+    query = _load(turned, row, length, head, 3 * NUM_HEADS, 2 * HALF)
     most = tl.full((TILE,), _UNSEEN, tl.float32)
     total = tl.zeros((TILE,), tl.float32)
     sums = tl.zeros((TILE, 2 * HALF), tl.float32)
     at, end = _reach(first, length, TILE, WINDOW)
     while at < end:
         column = at + tl.arange(0, TILE)
-        key_1, key_2 = _turned(qkv, cos, sin, 1, column, length, head, NUM_HEADS, HALF)
-        score = _products(query_1, query_2, key_1, key_2) * scale_2
+        key = _load(turned, column, length, NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
+        value = _load(qkv, column, length, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
+        score = _dot(query, tl.trans(key)) * (scale * _LOG2_E)
         score = tl.where(_seen(row, column, length, WINDOW), score, _UNSEEN)
         higher = tl.maximum(most, tl.max(score, 1))
         weight = tl.math.exp2(score - higher[:, None])
         kept = tl.math.exp2(most - higher)
         total = total * kept + tl.sum(weight, 1)
-        value = _value(qkv, column, length, head, NUM_HEADS, HALF)
         sums = sums * kept[:, None] + _dot(weight.to(value.dtype), value)
         most = higher
         at += TILE
@@ -49,82 +72,94 @@ def forward_kernel(
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
-def keys_kernel(
-    qkv, cos, sin, tiles, attended, divisor, gradient, gradients, num_tokens, scale,
-    NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
-):  # fmt: skip
-    """Gradients of a tile's keys and values, from the queries that see them."""
-    head = tl.program_id(1)
-    start, length, first = _tile(tiles)
-    qkv, gradients, attended, gradient, divisor = _from_text(
-        qkv, gradients, attended, gradient, divisor, start, head, num_tokens, NUM_HEADS, HALF
-    )
-    column = first + tl.arange(0, TILE)
-    key_1, key_2 = _turned(qkv, cos, sin, 1, column, length, head, NUM_HEADS, HALF)
-    value = _value(qkv, column, length, head, NUM_HEADS, HALF)
-    d_key_1 = tl.zeros((TILE, HALF), tl.float32)
-    d_key_2 = tl.zeros((TILE, HALF), tl.float32)
-    d_value = tl.zeros((TILE, 2 * HALF), tl.float32)
-    at, end = _reach(first, length, TILE, WINDOW)
-    while at < end:
-        row = at + tl.arange(0, TILE)
-        query_1, query_2 = _turned(qkv, cos, sin, 0, row, length, head, NUM_HEADS, HALF)
-        pull, shared, log_2 = _pull(attended, gradient, divisor, row, length, head, NUM_HEADS, HALF)
-        weight = _weights(query_1, query_2, key_1, key_2, scale, log_2, _seen(row, column, length, WINDOW))
-        d_value += _dot(tl.trans(weight.to(value.dtype)), pull)
-        d_score = tl.trans((weight * (_dot(pull, tl.trans(value)) - shared[:, None])).to(value.dtype))
-        d_key_1 += _dot(d_score, query_1)
-        d_key_2 += _dot(d_score, query_2)
-        at += TILE
-    _store_turned_back(gradients, cos, sin, d_key_1, d_key_2, scale, 1, column, length, head, NUM_HEADS, HALF)
-    place = _places(column, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
-    tl.store(gradients + place, d_value.to(gradients.dtype.element_ty), mask=(column < length)[:, None])
-
-
-@triton.jit(do_not_specialize=["num_tokens"])
 def queries_kernel(
-    qkv, cos, sin, tiles, attended, divisor, gradient, gradients, num_tokens, scale,
+    turned, cos, sin, tiles, attended, divisor, shared, gradient, gradients, num_tokens, scale,
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a tile's queries, from the keys and values that they see."""
-    head = tl.program_id(1)
-    start, length, first = _tile(tiles)
-    qkv, gradients, attended, gradient, divisor = _from_text(
-        qkv, gradients, attended, gradient, divisor, start, head, num_tokens, NUM_HEADS, HALF
+    """Gradients of a tile's queries, from the keys and values that they see; runs before ``keys_kernel``.
+
+    Leaves in ``shared`` what every gradient of a token's scores loses: its gradient times what it attended.
+    """
+    head, start, length, first = _place(tiles, NUM_HEADS)
+    turned, gradients, attended, gradient, divisor, shared = _from_text(
+        turned, gradients, attended, gradient, divisor, shared, start, head, num_tokens, NUM_HEADS, HALF
     )
     row = first + tl.arange(0, TILE)
-    query_1, query_2 = _turned(qkv, cos, sin, 0, row, length, head, NUM_HEADS, HALF)
-    pull, shared, log_2 = _pull(attended, gradient, divisor, row, length, head, NUM_HEADS, HALF)
-    d_query_1 = tl.zeros((TILE, HALF), tl.float32)
-    d_query_2 = tl.zeros((TILE, HALF), tl.float32)
+    query = _load(turned, row, length, head, 3 * NUM_HEADS, 2 * HALF)
+    pull = _load(gradient, row, length, head, NUM_HEADS, 2 * HALF)
+    found = _load(attended, row, length, head, NUM_HEADS, 2 * HALF)
+    mean = tl.sum(pull.to(tl.float32) * found.to(tl.float32), 1)
+    tl.store(shared + row, mean, mask=row < length)
+    log_2 = tl.load(divisor + row, mask=row < length, other=0.0)
+    d_query = tl.zeros((TILE, 2 * HALF), tl.float32)
     at, end = _reach(first, length, TILE, WINDOW)
     while at < end:
         column = at + tl.arange(0, TILE)
-        key_1, key_2 = _turned(qkv, cos, sin, 1, column, length, head, NUM_HEADS, HALF)
-        value = _value(qkv, column, length, head, NUM_HEADS, HALF)
-        weight = _weights(query_1, query_2, key_1, key_2, scale, log_2, _seen(row, column, length, WINDOW))
-        d_score = (weight * (_dot(pull, tl.trans(value)) - shared[:, None])).to(value.dtype)
-        d_query_1 += _dot(d_score, key_1)
-        d_query_2 += _dot(d_score, key_2)
+        key = _load(turned, column, length, NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
+        value = _load(turned, column, length, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
+        score = _dot(query, tl.trans(key)) * (scale * _LOG2_E)
+        weight = tl.where(_seen(row, column, length, WINDOW), tl.math.exp2(score - log_2[:, None]), 0.0)
+        d_score = weight * (_dot(pull, tl.trans(value)) - mean[:, None])
+        d_query += _dot(d_score.to(key.dtype), key)
         at += TILE
-    _store_turned_back(gradients, cos, sin, d_query_1, d_query_2, scale, 0, row, length, head, NUM_HEADS, HALF)
+    _store_turned_back(gradients, cos, sin, d_query * scale, head, row, length, NUM_HEADS, HALF)
+
+
+@triton.jit(do_not_specialize=["num_tokens"])
+def keys_kernel(
+    turned, cos, sin, tiles, attended, divisor, shared, gradient, gradients, num_tokens, scale,
+    NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a tile's keys and values, from the queries that see them: a score's row is a key here."""
+    head, start, length, first = _place(tiles, NUM_HEADS)
+    turned, gradients, attended, gradient, divisor, shared = _from_text(
+        turned, gradients, attended, gradient, divisor, shared, start, head, num_tokens, NUM_HEADS, HALF
+    )
+    row = first + tl.arange(0, TILE)
+    key = _load(turned, row, length, NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
+    value = _load(turned, row, length, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
+    d_key = tl.zeros((TILE, 2 * HALF), tl.float32)
+    d_value = tl.zeros((TILE, 2 * HALF), tl.float32)
+    at, end = _reach(first, length, TILE, WINDOW)
+    while at < end:
+        column = at + tl.arange(0, TILE)
+        query = _load(turned, column, length, head, 3 * NUM_HEADS, 2 * HALF)
+        pull = _load(gradient, column, length, head, NUM_HEADS, 2 * HALF)
+        log_2 = tl.load(divisor + column, mask=column < length, other=0.0)
+        mean = tl.load(shared + column, mask=column < length, other=0.0)
+        score = _dot(key, tl.trans(query)) * (scale * _LOG2_E)
+        weight = tl.where(_seen(row, column, length, WINDOW), tl.math.exp2(score - log_2[None, :]), 0.0)
+        d_value += _dot(weight.to(pull.dtype), pull)
+        d_score = weight * (_dot(value, tl.trans(pull)) - mean[None, :])
+        d_key += _dot(d_score.to(query.dtype), query)
+        at += TILE
+    _store_turned_back(gradients, cos, sin, d_key * scale, NUM_HEADS + head, row, length, NUM_HEADS, HALF)
+    place = _places(row, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
+    tl.store(gradients + place, d_value.to(gradients.dtype.element_ty), mask=(row < length)[:, None])
 
 
 @triton.jit
-def _tile(tiles):
-    """Where the program's text begins, its length, and the first token of its tile."""
-    tiles += 3 * tl.program_id(0)
-    return tl.load(tiles).to(tl.int64), tl.load(tiles + 1), tl.load(tiles + 2)
+def _place(tiles, NUM_HEADS: tl.constexpr):
+    """The program's head, where its text begins, the text's length, and the first token of its tile.
+
+    The heads of a tile run side by side: they lie side by side in memory.
+    """
+    tiles += 3 * (tl.program_id(0) // NUM_HEADS)
+    return tl.program_id(0) % NUM_HEADS, tl.load(tiles).to(tl.int64), tl.load(tiles + 1), tl.load(tiles + 2)
 
 
 @triton.jit
 def _from_text(
-    qkv, gradients, attended, gradient, divisor, start, head, num_tokens, NUM_HEADS: tl.constexpr, HALF: tl.constexpr
-):
+    turned, gradients, attended, gradient, divisor, shared, start, head, num_tokens,
+    NUM_HEADS: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
     """The tensors from a text's first token on: what is added to them within a text fits in 32 bits."""
     vectors = start * NUM_HEADS * 2 * HALF
-    divisor += head.to(tl.int64) * num_tokens + start
-    return qkv + 3 * vectors, gradients + 3 * vectors, attended + vectors, gradient + vectors, divisor
+    numbers = head.to(tl.int64) * num_tokens + start
+    return (
+        turned + 3 * vectors, gradients + 3 * vectors, attended + vectors, gradient + vectors,
+        divisor + numbers, shared + numbers,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -152,15 +187,8 @@ def _places(row, head, num_heads, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _turned(qkv, cos, sin, which, row, length, head, NUM_HEADS: tl.constexpr, HALF: tl.constexpr):
-    """Both halves of the rows' queries (``which`` 0) or keys (1), turned by the angles of their positions."""
-    inside = (row < length)[:, None]
-    place = _places(row, 2 * (which * NUM_HEADS + head), 2 * 3 * NUM_HEADS, HALF)
-    first = tl.load(qkv + place, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(qkv + place + HALF, mask=inside, other=0.0).to(tl.float32)
-    along, across = _angles(cos, sin, row, inside, HALF)
-    kind = qkv.dtype.element_ty
-    return (first * along - second * across).to(kind), (second * along + first * across).to(kind)
+def _load(vectors, row, length, head, num_heads, WIDTH: tl.constexpr):
+    return tl.load(vectors + _places(row, head, num_heads, WIDTH), mask=(row < length)[:, None], other=0.0)
 
 
 @triton.jit
@@ -170,43 +198,15 @@ def _angles(cos, sin, row, inside, HALF: tl.constexpr):
 
 
 @triton.jit
-def _store_turned_back(
-    gradients, cos, sin, first, second, scale, which, row, length, head, NUM_HEADS: tl.constexpr, HALF: tl.constexpr
-):
+def _store_turned_back(gradients, cos, sin, found, head, row, length, NUM_HEADS: tl.constexpr, HALF: tl.constexpr):
     """The gradient of a rotation is the rotation back."""
     inside = (row < length)[:, None]
-    place = _places(row, 2 * (which * NUM_HEADS + head), 2 * 3 * NUM_HEADS, HALF)
     along, across = _angles(cos, sin, row, inside, HALF)
+    one, two = tl.split(tl.trans(tl.reshape(found, (found.shape[0], 2, HALF)), 0, 2, 1))
+    place = _places(row, 2 * head, 2 * 3 * NUM_HEADS, HALF)
     kind = gradients.dtype.element_ty
-    tl.store(gradients + place, ((first * along + second * across) * scale).to(kind), mask=inside)
-    tl.store(gradients + place + HALF, ((second * along - first * across) * scale).to(kind), mask=inside)
-
-
-@triton.jit
-def _value(qkv, row, length, head, NUM_HEADS: tl.constexpr, HALF: tl.constexpr):
-    place = _places(row, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
-    return tl.load(qkv + place, mask=(row < length)[:, None], other=0.0)
-
-
-@triton.jit
-def _pull(attended, gradient, divisor, row, length, head, NUM_HEADS: tl.constexpr, HALF: tl.constexpr):
-    """The rows' gradients, their products with what was attended, and the logarithms of their divisors."""
-    place = _places(row, head, NUM_HEADS, 2 * HALF)
-    pull = tl.load(gradient + place, mask=(row < length)[:, None], other=0.0)
-    found = tl.load(attended + place, mask=(row < length)[:, None], other=0.0)
-    shared = tl.sum(pull.to(tl.float32) * found.to(tl.float32), 1)
-    return pull, shared, tl.load(divisor + row, mask=row < length, other=0.0)
-
-
-@triton.jit
-def _weights(query_1, query_2, key_1, key_2, scale, log_2, seen):
-    score = _products(query_1, query_2, key_1, key_2) * (scale * 1.4426950408889634)
-    return tl.where(seen, tl.math.exp2(score - log_2[:, None]), 0.0)
-
-
-@triton.jit
-def _products(query_1, query_2, key_1, key_2):
-    return _dot(query_1, tl.trans(key_1)) + _dot(query_2, tl.trans(key_2))
+    tl.store(gradients + place, (one * along + two * across).to(kind), mask=inside)
+    tl.store(gradients + place + HALF, (two * along - one * across).to(kind), mask=inside)
 
 
 @triton.jit
