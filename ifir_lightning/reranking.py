@@ -18,7 +18,7 @@ from ifir_lightning.retriever import Retriever
 
 S = TypeVar("S")
 T = TypeVar("T")
-TEXTS_PER_SLICE = 128
+TEXTS_PER_SLICE = 256
 """Passages tokenised at a time, and what one rank takes in turn."""
 
 

@@ -130,7 +130,7 @@ def flash_installed(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("device", "dtype", "dropout", "flash", "expected"),
     [
-        (CUDA, torch.bfloat16, 0.0, True, "flash_attention_2"),
+        (CUDA, torch.bfloat16, 0.0, True, "triton"),
         (CUDA, torch.float16, 0.1, True, "flash_attention_2"),
         (CUDA, torch.bfloat16, 0.0, False, "varlen"),
         (CUDA, torch.bfloat16, 0.1, False, "sdpa"),
@@ -144,6 +144,24 @@ def test_auto_takes_the_fastest_kernel_that_can_run(
 ) -> None:
     flash_installed(flash)
     assert choose_kernel("auto", device, dtype, dropout) == expected
+
+
+@pytest.mark.parametrize(
+    ("generation", "width", "expected"),
+    [
+        ((9, 0), 64, "triton"),
+        ((9, 0), 32, "triton"),
+        ((9, 0), 128, "flash_attention_2"),
+        ((8, 0), 64, "flash_attention_2"),
+        ((10, 0), 64, "flash_attention_2"),
+    ],
+)
+def test_auto_takes_triton_where_it_was_measured(
+    flash_installed, generation: tuple[int, int], width: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flash_installed(True)
+    monkeypatch.setattr(attention, "compute_capability", lambda device: generation)
+    assert choose_kernel("auto", CUDA, torch.bfloat16, 0.0, width=width) == expected
 
 
 @pytest.mark.parametrize("kernel", ["flash_attention_2", "varlen", "triton", "sdpa"])

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -47,8 +47,8 @@ TESTS = [
     "test_backbone.py",
     "test_chunks.py",
 ]
-PEER_BATCHES = (32, 128)
-"""Queries of a step, with 8 passages each."""
+PEER_QUERIES = 32
+"""Of a step with 8 passages each: what the peers pad fits in 80 GB."""
 
 
 @dataclass
@@ -72,27 +72,23 @@ class Report:
         print(name, found, flush=True)
 
 
-def choices() -> Iterator[tuple[Attention, bool]]:
-    """Attention kernels that can run here, plain and compiled; sdpa, one text at a time, is left to the tests."""
-    kernels: list[Attention] = ["varlen", "triton"]
-    if find_spec("flash_attn"):
-        kernels.append("flash_attention_2")
-    yield from ((kernel, compiled) for kernel in kernels for compiled in (False, True))
+def kernels() -> list[Attention]:
+    """That can run here; sdpa, one text at a time, is left to the tests."""
+    found: list[Attention] = ["triton", "varlen"]
+    return [*found, "flash_attention_2"] if find_spec("flash_attn") else found
 
 
-def measure_compiled(tokenizer: Path, num_queries: int) -> Figures:
-    return measure_steps(build(tokenizer, compile=True), num_queries)
+def measure(tokenizer: Path, kernel: Attention, compiled: bool, num_queries: int = 128) -> Figures:
+    return measure_steps(build(tokenizer, kernel, compile=compiled), num_queries)
 
 
 def measure_peers(report: Report, tokenizer: Path, root: Path, pylate: Path | None) -> None:
-    """A step of each peer on the same weights and texts, and ours, compiled, at the same sizes."""
+    """A step of each peer on the same weights and texts, and ours, compiled, of the same size."""
     write_export(build(tokenizer).float(), root / "model", card="")
-    for num_queries in PEER_BATCHES:
-        batch = f"{num_queries} x 8"
-        report.add(f"peers, ours, {batch}", partial(measure_compiled, tokenizer, num_queries))
-        write_texts(root / "texts.json", make_texts(num_queries, 8))
-        for side, folder in (("multi-vector", None), ("pylate", pylate)):
-            report.add(f"peers, {side}, {batch}", partial(measure_peer, side, root, folder))
+    write_texts(root / "texts.json", make_texts(PEER_QUERIES, 8))
+    report.add("peers, ours", partial(measure, tokenizer, "auto", True, PEER_QUERIES))
+    for side, folder in (("multi-vector", None), ("pylate", pylate)):
+        report.add(f"peers, {side}", partial(measure_peer, side, root, folder))
 
 
 def measure_peer(side: str, root: Path, folder: Path | None) -> Any:
@@ -106,7 +102,7 @@ def measure_peer(side: str, root: Path, folder: Path | None) -> Any:
 
 
 def run_tests() -> Figures:
-    options = ["-o", "addopts=-q", "-p", "no:cacheprovider", "-rs"]  # one process has the GPU
+    options = ["-o", "addopts=-q", "-n", "4", "-p", "no:benchmark", "-p", "no:cacheprovider", "-rs"]
     command = [sys.executable, "-m", "pytest", *options, *(f"tests/{name}" for name in TESTS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout[-6000:], done.stderr[-2000:])
@@ -133,7 +129,7 @@ def table(figures: Figures) -> str:
         speed = f"{1e3 * found['step_seconds']:8.1f} {found['tokens_per_second']:10.0f} {found['mfu_of_790']:8.3f}"
         rest = f"{found['peak_gb']:8.1f} {found['scoring_share']:8.3f} {found['compiled_after_warm_up']:6}"
         lines.append(f"{name:28} {speed} {rest}")
-    rest = ("tests", "largest_batch", "validation, ", "peers, ")
+    rest = ("tests", "largest_batch", "validation", "peers, ")
     return "\n".join(lines + [f"{name}: {found}" for name, found in figures.items() if name.startswith(rest)])
 
 
@@ -156,16 +152,14 @@ def main() -> None:
         root = Path(temporary)
         tokenizer = root / "tokenizer"
         write_tokenizer(tokenizer)
-        for kernel, compiled in choices():
-            name = f"step, {kernel}{', compiled' if compiled else ''}"
-            report.add(
-                name, lambda kernel=kernel, compiled=compiled: measure_steps(build(tokenizer, kernel, compile=compiled))
-            )
-        for kernel in dict.fromkeys(kernel for kernel, _ in choices()):
-            report.add(f"validation, {kernel}", partial(validation, tokenizer, kernel))
-        report.add("largest_batch", lambda: largest_batch(tokenizer))
+        for compiled in (True, False):
+            for kernel in kernels():
+                name = f"step, {kernel}{', compiled' if compiled else ''}"
+                report.add(name, partial(measure, tokenizer, kernel, compiled))
+        report.add("validation", partial(validation, tokenizer, "auto"))
         if arguments.peers:
             measure_peers(report, tokenizer, root, arguments.pylate)
+        report.add("largest_batch", lambda: largest_batch(tokenizer))
     print(table(report.figures), f"\nwrote {file}")
 
 

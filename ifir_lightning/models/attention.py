@@ -139,6 +139,9 @@ def choose_kernel(
 ) -> Kernel:
     """The kernel for what the recipe asks, given where, in which precision and on what attention will run.
 
+    ``auto`` prefers ``triton`` where it was measured to be faster than varlen, which is flash-attn's kernel within
+    torch: on a Hopper GPU with heads of width 64, at every length of text from 64 to 8,192 tokens.
+
     Args:
         attention: What the recipe asks.
         device: Where it will run.
@@ -179,7 +182,8 @@ def choose_kernel(
     }
     possible: list[Kernel] = [kernel for kernel, obstacle in obstacles.items() if obstacle is None]
     if attention == "auto":
-        return possible[0]
+        measured = "triton" in possible and width <= 64 and compute_capability(device)[0] == 9
+        return "triton" if measured else possible[0]
     if attention not in possible:
         raise InputError(
             f"model.backbone.attention is {attention}: {obstacles[attention]}; possible here: "

@@ -32,8 +32,9 @@ class BackboneSettings:
             ``{model_type: modernbert, hidden_size: 128, ...}``. Vocabulary size and special tokens are those
             of the tokenizer unless given.
         tokenizer: Folder or hub id of the tokenizer; by default the checkpoint's.
-        attention: Kernel of packed attention. ``auto`` takes flash-attn, torch's varlen kernel or per-text
-            scaled-dot-product attention, the first that can run; ``triton`` is a kernel of our own that rotates too.
+        attention: Kernel of packed attention. ``auto`` takes ``triton``, a kernel of our own that rotates too, on a
+            Hopper GPU; else flash-attn, torch's varlen kernel or per-text scaled-dot-product attention, the first that
+            can run.
         trust_remote_code: Allow a checkpoint to run code of its own.
         max_padded_tokens: Size of a padded chunk (texts times longest text) for encoders that cannot run packed.
         max_tokens_per_chunk: Encode a training batch in chunks of at most so many tokens (a longer text is a chunk of

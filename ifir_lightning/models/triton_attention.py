@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ifir_lightning.models.attention import compute_capability
 from ifir_lightning.models.triton_attention_kernels import forward_kernel, keys_kernel, queries_kernel, turn_kernel
 
 TILE = 64
@@ -113,7 +112,7 @@ def _shape(qkv_T3HW: Tensor, tiles_N3: Tensor) -> tuple[tuple[int], tuple[int, i
 
 def _registers(heads: Tensor, at_most: int) -> dict[str, int]:
     """A launch option on a Hopper GPU; elsewhere, and for wide heads, much would find no register."""
-    hopper = heads.is_cuda and compute_capability(heads.device)[0] == 9
+    hopper = heads.is_cuda and torch.cuda.get_device_capability(heads.device)[0] == 9
     return {"maxnreg": at_most} if hopper and heads.shape[-1] <= 64 else {}
 
 
