@@ -102,7 +102,7 @@ def measure_peer(side: str, root: Path, folder: Path | None) -> Any:
 
 
 def run_tests() -> Figures:
-    options = ["-o", "addopts=-q", "-n", "4", "-p", "no:benchmark", "-p", "no:cacheprovider", "-rs"]
+    options = ["-o", "addopts=-q", "-n", "8", "-p", "no:benchmark", "-p", "no:cacheprovider", "-rs"]
     command = [sys.executable, "-m", "pytest", *options, *(f"tests/{name}" for name in TESTS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout[-6000:], done.stderr[-2000:])
@@ -152,13 +152,13 @@ def main() -> None:
         root = Path(temporary)
         tokenizer = root / "tokenizer"
         write_tokenizer(tokenizer)
-        for compiled in (True, False):
-            for kernel in kernels():
-                name = f"step, {kernel}{', compiled' if compiled else ''}"
-                report.add(name, partial(measure, tokenizer, kernel, compiled))
+        for kernel in kernels():
+            report.add(f"step, {kernel}, compiled", partial(measure, tokenizer, kernel, True))
         report.add("validation", partial(validation, tokenizer, "auto"))
         if arguments.peers:
             measure_peers(report, tokenizer, root, arguments.pylate)
+        for kernel in kernels():
+            report.add(f"step, {kernel}", partial(measure, tokenizer, kernel, False))
         report.add("largest_batch", lambda: largest_batch(tokenizer))
     print(table(report.figures), f"\nwrote {file}")
 
