@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from small import load_backbone
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from ifir_lightning.models.backbone import Backbone
-from ifir_lightning.models.triton_attention import TILE, _attend, make_tiles, rotary_attention
+from ifir_lightning.models.triton_attention import TILE, _attend, _registers, make_tiles, rotary_attention
 
 pytestmark = pytest.mark.usefixtures("bfloat16_products")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -84,6 +85,28 @@ def test_outputs_and_gradients_are_those_of_the_loop(width: int, window: int | N
         torch.testing.assert_close(found.cpu().double(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
+def test_without_gradients_the_outputs_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are not copied then; what nobody writes holds NaN here."""
+    qkv_T3HW, *tables, _ = example(32, torch.bfloat16)
+    tiles_N3 = make_tiles(torch.tensor(LENGTHS)).to(DEVICE)
+    monkeypatch.setattr(torch, "empty_like", lambda like, **options: torch.full_like(like, torch.nan, **options))
+    found_THW = rotary_attention(qkv_T3HW, *tables, tiles_N3, 0.2, 10)
+    *_, turned_T3HW = _attend(qkv_T3HW, *tables, tiles_N3, 0.2, 10, False)
+    assert turned_T3HW[:, 2].isnan().all()
+    torch.testing.assert_close(found_THW, _attend(qkv_T3HW, *tables, tiles_N3, 0.2, 10, True)[0], atol=0, rtol=0)
+
+
+def test_few_registers_are_asked_for_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Hopper GPUs, where heads are narrow."""
+    heads = {
+        width: SimpleNamespace(is_cuda=True, device=torch.device("cuda"), shape=(3, 3, 2, width)) for width in (64, 128)
+    }
+    for generation, width, expected in ((9, 64, {"maxnreg": 96}), (9, 128, {}), (8, 64, {}), (10, 64, {})):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, major=generation: (major, 0))
+        assert _registers(heads[width], 96) == expected
+    assert _registers(torch.zeros(3, 3, 2, 64), 96) == {}
+
+
 def test_tiles_are_those_worked_by_hand() -> None:
     tiles_N3 = make_tiles(torch.tensor([1, TILE, 2 * TILE + 5, 2]))
     last = 1 + TILE + 2 * TILE + 5
@@ -132,21 +155,23 @@ def step(model: Backbone, lengths: list[int]) -> list[Tensor]:
 
 COMPILE = """
 import sys
-from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from ifir_lightning.models import triton_attention_kernels as kernels
-from ifir_lightning.models.triton_attention import TILE
+from ifir_lightning.models.triton_attention import FORWARD_REGISTERS, KEYS_REGISTERS, TILE
 
-TYPES = {"cos": "*fp32", "sin": "*fp32", "tiles": "*i32", "divisor": "*fp32", "num_tokens": "i32"}
-TYPES |= {"scale": "fp32", "scale_2": "fp32"}
+TYPES = {"cos": "*fp32", "sin": "*fp32", "tiles": "*i32", "divisor": "*fp32", "shared": "*fp32"}
+TYPES |= {"num_tokens": "i32", "scale": "fp32"}
+REGISTERS = {"forward_kernel": FORWARD_REGISTERS, "keys_kernel": KEYS_REGISTERS}
 for name, window in (("bf16", 0), ("bf16", 65), ("fp16", 65)):
-    for kernel in (kernels.forward_kernel, kernels.keys_kernel, kernels.queries_kernel):
-        fixed = {"NUM_HEADS": 12, "HALF": 32, "TILE": TILE, "WINDOW": window}
+    for kernel in (kernels.turn_kernel, kernels.forward_kernel, kernels.queries_kernel, kernels.keys_kernel):
+        fixed = {"NUM_HEADS": 12, "HALF": 32, "TILE": TILE, "WINDOW": window, "VALUES": True}
+        fixed = {argument: value for argument, value in fixed.items() if argument in kernel.arg_names}
         types = {argument: TYPES.get(argument, "*" + name) for argument in kernel.arg_names}
         source = ASTSource(kernel, types | dict.fromkeys(fixed, "constexpr"), fixed)
-        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+        options = {"num_warps": 4, "maxnreg": REGISTERS.get(kernel.__name__)}
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
         varying = [each.name for each in kernel.params if each.name == "num_tokens" and not each.do_not_specialize]
         print(compiled.metadata.name, name, varying, compiled.metadata.shared, "wgmma" in compiled.asm["ptx"])
 """
@@ -159,7 +184,7 @@ def test_the_kernels_compile_for_an_h100(tmp_path: Path) -> None:
     done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert len(lines) == 3 * 3
+    assert len(lines) == 4 * 3
     assert max(int(shared) for *_, shared, _ in lines) <= 227 * 1024, done.stdout
-    assert {tensor_cores for *_, tensor_cores in lines} == {"True"}
+    assert all((tensor_cores == "True") == (name != "turn_kernel") for name, *_, tensor_cores in lines), done.stdout
     assert {varying for _, _, varying, *_ in lines} == {"[]"}, "compiled again where a number of tokens divides by 16"
