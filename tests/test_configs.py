@@ -122,7 +122,7 @@ def test_the_recipes_of_one_backbone_differ_in_pooling_and_scorer_only(folder: s
 
 def test_the_recipe_with_lora_is_the_bi_encoder_with_adapters() -> None:
     plain, lora = (_recipe(f"gte-modernbert-base/{name}.yaml") for name in ("bi-encoder", "lora"))
-    assert lora["model"].pop("backbone") == {"lora": {"rank": 32, "alpha": 64, "dropout": 0.0}}
+    assert lora["model"]["backbone"].pop("lora") == {"rank": 32, "alpha": 64, "dropout": 0.0}
     assert lora["model"]["optimizer"].pop("learning_rate") == 5 * plain["model"]["optimizer"].pop("learning_rate")
     for recipe in (plain, lora):
         del recipe["trainer"]["default_root_dir"]
@@ -143,8 +143,10 @@ def test_the_recipe_with_wandb_is_the_quickstart_with_other_loggers() -> None:
 
 @pytest.mark.parametrize("folder", ["gte-modernbert-base", "gte-moderncolbert"])
 def test_an_untrained_row_changes_nothing_of_the_checkpoint_but_limits(folder: str) -> None:
+    """It runs as the trained rows do."""
     model = _recipe(f"{folder}/untrained.yaml")["model"]
-    assert model.keys() == {"checkpoint", "loss", "text"}
+    assert model.keys() == {"checkpoint", "backbone", "loss", "text"}
+    assert model["backbone"] == _recipe(f"{folder}/late-interaction.yaml")["model"]["backbone"] == {"compile": True}
     assert model["text"].keys() == {"max_query_length", "max_passage_length"}
 
 

@@ -9,7 +9,7 @@ is added atomically: two runs are equal bit for bit. Softmax is computed as in F
 base 2: what stays for the backward pass is the turned tensor, and one number for each token and head.
 
 The compiler sees the heads, their width, the window and the tile: a new batch compiles nothing. Without a GPU the
-kernels run under TRITON_INTERPRET=1. Its ``range`` does not take loaded bounds: hence ``while``.
+kernels run under TRITON_INTERPRET=1, whose ``range`` takes no loaded bounds in Triton 3.6: hence ``while``.
 """
 
 from functools import partial

@@ -19,7 +19,7 @@ def turn_kernel(
     qkv, cos, sin, tiles, turned, NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, VALUES: tl.constexpr
 ):  # fmt: skip
     """Queries and keys turned, and, if VALUES, values as they are."""
-    head, start, length, first = _place(tiles, NUM_HEADS)
+    head, start, length, first = _program(tiles, NUM_HEADS)
     qkv += start * 3 * NUM_HEADS * 2 * HALF
     turned += start * 3 * NUM_HEADS * 2 * HALF
     row = first + tl.arange(0, TILE)
@@ -42,7 +42,7 @@ def forward_kernel(
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     """Queries and keys are those of ``turned``, values those of ``qkv``."""
-    head, start, length, first = _place(tiles, NUM_HEADS)
+    head, start, length, first = _program(tiles, NUM_HEADS)
     turned += start * 3 * NUM_HEADS * 2 * HALF
     qkv += start * 3 * NUM_HEADS * 2 * HALF
     attended += start * NUM_HEADS * 2 * HALF
@@ -80,7 +80,7 @@ def queries_kernel(
 
     Leaves in ``shared`` what every gradient of a token's scores loses: its gradient times what it attended.
     """
-    head, start, length, first = _place(tiles, NUM_HEADS)
+    head, start, length, first = _program(tiles, NUM_HEADS)
     turned, gradients, attended, gradient, divisor, shared = _from_text(
         turned, gradients, attended, gradient, divisor, shared, start, head, num_tokens, NUM_HEADS, HALF
     )
@@ -111,7 +111,7 @@ def keys_kernel(
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a tile's keys and values, from the queries that see them: a score's row is a key here."""
-    head, start, length, first = _place(tiles, NUM_HEADS)
+    head, start, length, first = _program(tiles, NUM_HEADS)
     turned, gradients, attended, gradient, divisor, shared = _from_text(
         turned, gradients, attended, gradient, divisor, shared, start, head, num_tokens, NUM_HEADS, HALF
     )
@@ -139,7 +139,7 @@ def keys_kernel(
 
 
 @triton.jit
-def _place(tiles, NUM_HEADS: tl.constexpr):
+def _program(tiles, NUM_HEADS: tl.constexpr):
     """The program's head, where its text begins, the text's length, and the first token of its tile.
 
     The heads of a tile run side by side: they lie side by side in memory.
