@@ -150,7 +150,7 @@ def test_auto_takes_the_fastest_kernel_that_can_run(
     ("generation", "width", "expected"),
     [
         ((9, 0), 64, "triton"),
-        ((9, 0), 32, "triton"),
+        ((9, 0), 32, "flash_attention_2"),
         ((9, 0), 128, "flash_attention_2"),
         ((8, 0), 64, "flash_attention_2"),
         ((10, 0), 64, "flash_attention_2"),

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +17,10 @@ from conftest import random_tokens
 from small import load_backbone
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from ifir_lightning.models import attention, triton_attention
+from ifir_lightning.models.attention import TILE, make_tiles
 from ifir_lightning.models.backbone import Backbone
-from ifir_lightning.models.triton_attention import TILE, _attend, _registers, make_tiles, rotary_attention
+from ifir_lightning.models.triton_attention import _attend, _registers, rotary_attention
 
 pytestmark = pytest.mark.usefixtures("bfloat16_products")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -78,7 +81,9 @@ def turned(rows_LW: Tensor, cos_LV: Tensor, sin_LV: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "dtype", [pytest.param(torch.float32, marks=in_float32), torch.bfloat16], ids=["float32", "bfloat16"]
 )
-@pytest.mark.parametrize(("width", "window"), [(32, None), (64, None), (32, 10), (32, TILE + 1)])
+@pytest.mark.parametrize(
+    ("width", "window"), [(32, None), (64, None), (128, None), (32, 10), (32, TILE + 1), (32, TILE + 2)]
+)
 def test_outputs_and_gradients_are_those_of_the_loop(width: int, window: int | None, dtype: torch.dtype) -> None:
     for found, expected in zip(fused(width, dtype, window), slow(width, dtype, window), strict=True):
         assert found.dtype == dtype
@@ -96,14 +101,37 @@ def test_without_gradients_the_outputs_are_the_same(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(found_THW, _attend(qkv_T3HW, *tables, tiles_N3, 0.2, 10, True)[0], atol=0, rtol=0)
 
 
-def test_few_registers_are_asked_for_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Hopper GPUs, where heads are narrow."""
-    heads = {
-        width: SimpleNamespace(is_cuda=True, device=torch.device("cuda"), shape=(3, 3, 2, width)) for width in (64, 128)
-    }
-    for generation, width, expected in ((9, 64, {"maxnreg": 96}), (9, 128, {}), (8, 64, {}), (10, 64, {})):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, major=generation: (major, 0))
-        assert _registers(heads[width], 96) == expected
+def test_values_are_copied_only_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A validation has no use for the copy."""
+    qkv_T3HW, *tables, _ = example(32, torch.bfloat16)
+    tiles_N3, asked = make_tiles(torch.tensor(LENGTHS)).to(DEVICE), []
+    monkeypatch.setattr(triton_attention, "_attend", lambda *args: (asked.append(args[-1]), _attend(*args))[1])
+    for learns, mode in product((False, True), (torch.enable_grad, torch.no_grad)):
+        with mode():
+            rotary_attention(qkv_T3HW.detach().requires_grad_(learns), *tables, tiles_N3, 0.2, 10)
+    assert asked == [False, False, True, False]
+
+
+def test_tiles_out_of_reach_are_not_read() -> None:
+    """NaN there does no harm: a local layer takes the time of its window."""
+    qkv_T3HW, *_ = example(32, torch.bfloat16)
+    qkv_T3HW[2 * TILE :, 2] = torch.nan
+    flat = torch.ones(len(qkv_T3HW), 16, device=DEVICE)
+    tiles_N3 = make_tiles(torch.tensor([len(qkv_T3HW)])).to(DEVICE)
+    assert rotary_attention(qkv_T3HW, flat, flat, tiles_N3, 0.2, 10)[:TILE].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("generation", "width", "amd", "expected"),
+    [(9, 64, None, {"maxnreg": 96}), (9, 128, None, {}), (8, 64, None, {}), (10, 64, None, {}), (9, 64, "7.0", {})],
+)
+def test_few_registers_are_asked_for_where_they_pay(
+    generation: int, width: int, amd: str | None, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Hopper GPUs, where heads are narrow; AMD's have numbers of their own, and no such option."""
+    monkeypatch.setattr(attention, "compute_capability", lambda device: (generation, 0))
+    monkeypatch.setattr(torch.version, "hip", amd)
+    assert _registers(SimpleNamespace(device=torch.device("cuda"), shape=(3, 3, 2, width)), 96) == expected
     assert _registers(torch.zeros(3, 3, 2, 64), 96) == {}
 
 
@@ -159,18 +187,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from ifir_lightning.models import triton_attention_kernels as kernels
-from ifir_lightning.models.triton_attention import FORWARD_REGISTERS, KEYS_REGISTERS, TILE
+from ifir_lightning.models.attention import TILE
+from ifir_lightning.models.triton_attention import FORWARD_REGISTERS, KEYS_REGISTERS
 
-TYPES = {"cos": "*fp32", "sin": "*fp32", "tiles": "*i32", "divisor": "*fp32", "shared": "*fp32"}
+TYPES = {"cos": "*fp32", "sin": "*fp32", "tiles": "*i32", "divisor": "*fp32", "mean": "*fp32"}
 TYPES |= {"num_tokens": "i32", "scale": "fp32"}
 REGISTERS = {"forward_kernel": FORWARD_REGISTERS, "keys_kernel": KEYS_REGISTERS}
-for name, window in (("bf16", 0), ("bf16", 65), ("fp16", 65)):
+for name, window, half in (("bf16", 0, 32), ("bf16", 65, 32), ("fp16", 65, 32), ("bf16", 65, 64)):
     for kernel in (kernels.turn_kernel, kernels.forward_kernel, kernels.queries_kernel, kernels.keys_kernel):
-        fixed = {"NUM_HEADS": 12, "HALF": 32, "TILE": TILE, "WINDOW": window, "VALUES": True}
+        fixed = {"NUM_HEADS": 12, "HALF": half, "TILE": TILE, "WINDOW": window, "VALUES": True}
         fixed = {argument: value for argument, value in fixed.items() if argument in kernel.arg_names}
         types = {argument: TYPES.get(argument, "*" + name) for argument in kernel.arg_names}
         source = ASTSource(kernel, types | dict.fromkeys(fixed, "constexpr"), fixed)
-        options = {"num_warps": 4, "maxnreg": REGISTERS.get(kernel.__name__)}
+        options = {"num_warps": 4, "maxnreg": REGISTERS.get(kernel.__name__) if half <= 32 else None}
         compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
         varying = [each.name for each in kernel.params if each.name == "num_tokens" and not each.do_not_specialize]
         print(compiled.metadata.name, name, varying, compiled.metadata.shared, "wgmma" in compiled.asm["ptx"])
@@ -184,7 +213,7 @@ def test_the_kernels_compile_for_an_h100(tmp_path: Path) -> None:
     done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert len(lines) == 4 * 3
+    assert len(lines) == 4 * 4
     assert max(int(shared) for *_, shared, _ in lines) <= 227 * 1024, done.stdout
     assert all((tensor_cores == "True") == (name != "turn_kernel") for name, *_, tensor_cores in lines), done.stdout
     assert {varying for _, _, varying, *_ in lines} == {"[]"}, "compiled again where a number of tokens divides by 16"

@@ -102,6 +102,7 @@ def measure_peer(side: str, root: Path, folder: Path | None) -> Any:
 
 
 def run_tests() -> Figures:
+    # Small models: eight processes share the card.
     options = ["-o", "addopts=-q", "-n", "8", "-p", "no:benchmark", "-p", "no:cacheprovider", "-rs"]
     command = [sys.executable, "-m", "pytest", *options, *(f"tests/{name}" for name in TESTS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -20,6 +20,8 @@ Kernel = Literal["flash_attention_2", "varlen", "triton", "sdpa"]
 """``triton`` rotates queries and keys itself (``triton_attention``); the others are given turned ones."""
 TRITON_WIDTHS = (32, 64, 128)
 """Of heads: both halves are a power of two that tensor cores take."""
+TILE = 64
+"""Tokens of a tile of ``triton``."""
 Heads = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values, [T, H, W] each."""
 
@@ -56,12 +58,17 @@ def make_layout(lengths_B: Tensor, kernel: Kernel, device: torch.device, attend_
     position = torch.arange(int(lengths_B.max()), device=device)
     distance = (position[:, None] - position).abs() if kernel == "sdpa" else None
     groups = tuple(zip(counts.tolist(), lengths.tolist(), strict=True))
-    tiles = None
-    if kernel == "triton":
-        from ifir_lightning.models.triton_attention import make_tiles
-
-        tiles = on_device(make_tiles(lengths_B), device)
+    tiles = on_device(make_tiles(lengths_B), device) if kernel == "triton" else None
     return Layout(kernel, on_device(cumulative, device), len(position), groups, distance, attend_T, tiles)
+
+
+def make_tiles(lengths_B: Tensor) -> Tensor:
+    """tiles_N3, int32: where the text of each tile begins, its length, and the tile's first token within the text."""
+    counts_B = (lengths_B + TILE - 1) // TILE
+    starts_B, firsts_B = lengths_B.cumsum(0) - lengths_B, counts_B.cumsum(0) - counts_B
+    text_N = torch.repeat_interleave(counts_B)
+    within_N = torch.arange(len(text_N)) - firsts_B[text_N]
+    return torch.stack([starts_B[text_N], lengths_B[text_N], within_N * TILE], dim=1).to(torch.int32)
 
 
 def packed_attention(
@@ -140,7 +147,8 @@ def choose_kernel(
     """The kernel for what the recipe asks, given where, in which precision and on what attention will run.
 
     ``auto`` prefers ``triton`` where it was measured to be faster than varlen, which is flash-attn's kernel within
-    torch: on a Hopper GPU with heads of width 64, at every length of text from 64 to 8,192 tokens.
+    torch: on a Hopper GPU with heads of width 64, in bfloat16, forward and backward together, at every length of text
+    from 64 to 8,192 tokens.
 
     Args:
         attention: What the recipe asks.
@@ -182,7 +190,7 @@ def choose_kernel(
     }
     possible: list[Kernel] = [kernel for kernel, obstacle in obstacles.items() if obstacle is None]
     if attention == "auto":
-        measured = "triton" in possible and width <= 64 and compute_capability(device)[0] == 9
+        measured = "triton" in possible and width == 64 and is_hopper(device)
         return "triton" if measured else possible[0]
     if attention not in possible:
         raise InputError(
@@ -196,6 +204,11 @@ def choose_kernel(
 def compute_capability(device: torch.device) -> tuple[int, int]:
     """Generation of a CUDA device: (8, 0) is an A100, (9, 0) an H100."""
     return torch.cuda.get_device_capability(device)
+
+
+def is_hopper(device: torch.device) -> bool:
+    """Whether it is an H100, an H200 or their like. (AMD's GPUs are called cuda too, and some have their number.)"""
+    return device.type == "cuda" and torch.version.hip is None and compute_capability(device)[0] == 9
 
 
 def _first(*obstacles: tuple[bool, str]) -> str | None:

@@ -166,8 +166,8 @@ class Backbone(nn.Module):
         self._count(len(tokens.input_ids_T), len(tokens.input_ids_T))
         layout = make_layout(tokens.lengths_B, self.kernel, tokens.input_ids_T.device, tokens.attend_T)
         if self.compile_layers:
-            # A layer is compiled anew for local and global attention, for gradients and for none, for each precision;
-            # torch keeps the limit by thread, and a chunk computed again is in a thread of the backward pass.
+            # A layer is compiled anew as the first, for local and global attention, for gradients and for none, and for
+            # each precision; torch keeps the limit by thread: a chunk computed again is in one of the backward pass.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
             # The compiler takes an attribute's size for fixed until it has seen another.
             for each in (layout.cumulative, layout.tiles):

@@ -54,7 +54,7 @@ class PackedLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Attention within each text, then the gated MLP, each added to what came in.
 
-        The MLP's part is added by the next layer, which a compiler makes one pass of with that layer's norm.
+        The next layer adds the MLP's part, so that a compiler fuses that sum with the layer's norm.
 
         Args:
             hidden_TD: Hidden states.

@@ -6,10 +6,12 @@ For texts of some hundred tokens, where kernels made for long ones wait for memo
 their token's angles; two write the gradients of queries, and of keys and values, turned back, to their places in one
 tensor. A program owns TILE tokens of one text and one head and walks over the tiles of that text within reach. Nothing
 is added atomically: two runs are equal bit for bit. Softmax is computed as in FlashAttention (Dao et al. 2022), in
-base 2: what stays for the backward pass is the turned tensor, and one number for each token and head.
+base 2: what stays for the backward pass is the turned tensor with its values, what was attended, and one number for
+each token and head.
 
-The compiler sees the heads, their width, the window and the tile: a new batch compiles nothing. Without a GPU the
-kernels run under TRITON_INTERPRET=1, whose ``range`` takes no loaded bounds in Triton 3.6: hence ``while``.
+The compiler sees the heads, their width, the window, the tile and whether anything learns: a new batch compiles
+nothing. Without a GPU the kernels run under TRITON_INTERPRET=1, whose ``range`` takes no loaded bounds in Triton 3.6:
+hence ``while``.
 """
 
 from functools import partial
@@ -18,21 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ifir_lightning.models.attention import TILE, is_hopper
 from ifir_lightning.models.triton_attention_kernels import forward_kernel, keys_kernel, queries_kernel, turn_kernel
 
-TILE = 64
-"""Tokens of a tile."""
 FORWARD_REGISTERS, KEYS_REGISTERS = 96, 168
 """Of a thread on a Hopper GPU: fewer than the compiler would take, so that more programs run at a time."""
-
-
-def make_tiles(lengths_B: Tensor) -> Tensor:
-    """tiles_N3, int32: where the text of each tile begins, its length, and the tile's first token within the text."""
-    counts_B = (lengths_B + TILE - 1) // TILE
-    starts_B, firsts_B = lengths_B.cumsum(0) - lengths_B, counts_B.cumsum(0) - counts_B
-    text_N = torch.repeat_interleave(counts_B)
-    within_N = torch.arange(len(text_N)) - firsts_B[text_N]
-    return torch.stack([starts_B[text_N], lengths_B[text_N], within_N * TILE], dim=1).to(torch.int32)
 
 
 def rotary_attention(
@@ -44,7 +36,7 @@ def rotary_attention(
         qkv_T3HW: Queries, keys and values of H heads of width W (32, 64 or 128), of all texts end to end.
         cos_PV: Of the angles of each position up to the longest text, for the V = W / 2 pairs of a head; float32.
         sin_PV: Likewise.
-        tiles_N3: Of ``make_tiles``, on the device.
+        tiles_N3: Of ``attention.make_tiles``, on the device.
         scale: Multiplies the products of queries and keys.
         window: Token i sees token j where |i - j| < window; None for all tokens of the text.
 
@@ -87,9 +79,9 @@ def _attend_backward(
     scale: float,
     window: int,
 ) -> Tensor:
-    gradients_T3HW, shared_HT = torch.empty_like(turned_T3HW), torch.empty_like(divisor_HT)
+    gradients_T3HW, mean_HT = torch.empty_like(turned_T3HW), torch.empty_like(divisor_HT)
     grid, sizes = _shape(turned_T3HW, tiles_N3)
-    results = (attended_THW, divisor_HT, shared_HT, gradient_THW.contiguous(), gradients_T3HW)
+    results = (attended_THW, divisor_HT, mean_HT, gradient_THW.contiguous(), gradients_T3HW)
     arguments = (turned_T3HW, cos_PV, sin_PV, tiles_N3, *results, len(turned_T3HW), scale, *sizes, window)
     with torch.cuda.device_of(turned_T3HW):
         queries_kernel[grid](*arguments)
@@ -111,9 +103,8 @@ def _shape(qkv_T3HW: Tensor, tiles_N3: Tensor) -> tuple[tuple[int], tuple[int, i
 
 
 def _registers(heads: Tensor, at_most: int) -> dict[str, int]:
-    """A launch option on a Hopper GPU; elsewhere, and for wide heads, much would find no register."""
-    hopper = heads.is_cuda and torch.cuda.get_device_capability(heads.device)[0] == 9
-    return {"maxnreg": at_most} if hopper and heads.shape[-1] <= 64 else {}
+    """A launch option. Wider heads would spill on a Hopper GPU, all on an A100."""
+    return {"maxnreg": at_most} if is_hopper(heads.device) and heads.shape[-1] <= 64 else {}
 
 
 @_attend.register_fake

@@ -73,23 +73,23 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def queries_kernel(
-    turned, cos, sin, tiles, attended, divisor, shared, gradient, gradients, num_tokens, scale,
+    turned, cos, sin, tiles, attended, divisor, mean, gradient, gradients, num_tokens, scale,
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a tile's queries, from the keys and values that they see; runs before ``keys_kernel``.
 
-    Leaves in ``shared`` what every gradient of a token's scores loses: its gradient times what it attended.
+    Leaves in ``mean`` what every gradient of a token's scores loses: its gradient times what it attended.
     """
     head, start, length, first = _program(tiles, NUM_HEADS)
-    turned, gradients, attended, gradient, divisor, shared = _from_text(
-        turned, gradients, attended, gradient, divisor, shared, start, head, num_tokens, NUM_HEADS, HALF
+    turned, gradients, attended, gradient, divisor, mean = _from_text(
+        turned, gradients, attended, gradient, divisor, mean, start, head, num_tokens, NUM_HEADS, HALF
     )
     row = first + tl.arange(0, TILE)
     query = _load(turned, row, length, head, 3 * NUM_HEADS, 2 * HALF)
     pull = _load(gradient, row, length, head, NUM_HEADS, 2 * HALF)
     found = _load(attended, row, length, head, NUM_HEADS, 2 * HALF)
-    mean = tl.sum(pull.to(tl.float32) * found.to(tl.float32), 1)
-    tl.store(shared + row, mean, mask=row < length)
+    mean_pull = tl.sum(pull.to(tl.float32) * found.to(tl.float32), 1)
+    tl.store(mean + row, mean_pull, mask=row < length)
     log_2 = tl.load(divisor + row, mask=row < length, other=0.0)
     d_query = tl.zeros((TILE, 2 * HALF), tl.float32)
     at, end = _reach(first, length, TILE, WINDOW)
@@ -99,7 +99,7 @@ def queries_kernel(
         value = _load(turned, column, length, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
         score = _dot(query, tl.trans(key)) * (scale * _LOG2_E)
         weight = tl.where(_seen(row, column, length, WINDOW), tl.math.exp2(score - log_2[:, None]), 0.0)
-        d_score = weight * (_dot(pull, tl.trans(value)) - mean[:, None])
+        d_score = weight * (_dot(pull, tl.trans(value)) - mean_pull[:, None])
         d_query += _dot(d_score.to(key.dtype), key)
         at += TILE
     _store_turned_back(gradients, cos, sin, d_query * scale, head, row, length, NUM_HEADS, HALF)
@@ -107,13 +107,13 @@ def queries_kernel(
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def keys_kernel(
-    turned, cos, sin, tiles, attended, divisor, shared, gradient, gradients, num_tokens, scale,
+    turned, cos, sin, tiles, attended, divisor, mean, gradient, gradients, num_tokens, scale,
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a tile's keys and values, from the queries that see them: a score's row is a key here."""
     head, start, length, first = _program(tiles, NUM_HEADS)
-    turned, gradients, attended, gradient, divisor, shared = _from_text(
-        turned, gradients, attended, gradient, divisor, shared, start, head, num_tokens, NUM_HEADS, HALF
+    turned, gradients, attended, gradient, divisor, mean = _from_text(
+        turned, gradients, attended, gradient, divisor, mean, start, head, num_tokens, NUM_HEADS, HALF
     )
     row = first + tl.arange(0, TILE)
     key = _load(turned, row, length, NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
@@ -126,11 +126,11 @@ def keys_kernel(
         query = _load(turned, column, length, head, 3 * NUM_HEADS, 2 * HALF)
         pull = _load(gradient, column, length, head, NUM_HEADS, 2 * HALF)
         log_2 = tl.load(divisor + column, mask=column < length, other=0.0)
-        mean = tl.load(shared + column, mask=column < length, other=0.0)
+        mean_pull = tl.load(mean + column, mask=column < length, other=0.0)
         score = _dot(key, tl.trans(query)) * (scale * _LOG2_E)
         weight = tl.where(_seen(row, column, length, WINDOW), tl.math.exp2(score - log_2[None, :]), 0.0)
         d_value += _dot(weight.to(pull.dtype), pull)
-        d_score = weight * (_dot(value, tl.trans(pull)) - mean[None, :])
+        d_score = weight * (_dot(value, tl.trans(pull)) - mean_pull[None, :])
         d_key += _dot(d_score.to(query.dtype), query)
         at += TILE
     _store_turned_back(gradients, cos, sin, d_key * scale, NUM_HEADS + head, row, length, NUM_HEADS, HALF)
@@ -150,7 +150,7 @@ def _program(tiles, NUM_HEADS: tl.constexpr):
 
 @triton.jit
 def _from_text(
-    turned, gradients, attended, gradient, divisor, shared, start, head, num_tokens,
+    turned, gradients, attended, gradient, divisor, mean, start, head, num_tokens,
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """The tensors from a text's first token on: what is added to them within a text fits in 32 bits."""
@@ -158,7 +158,7 @@ def _from_text(
     numbers = head.to(tl.int64) * num_tokens + start
     return (
         turned + 3 * vectors, gradients + 3 * vectors, attended + vectors, gradient + vectors,
-        divisor + numbers, shared + numbers,
+        divisor + numbers, mean + numbers,
     )  # fmt: skip
 
 
