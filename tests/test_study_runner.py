@@ -49,6 +49,17 @@ def test_trials_share_the_cores(
     assert found == {str(threads or torch.get_num_threads())}
 
 
+def test_no_trial_trains_before_the_scores_of_every_teacher_are_there(tmp_path: Path, study: Study) -> None:
+    """Trials without one would train first, and all others fail for good."""
+    cache, choices = tmp_path / "scores", {"none": {}, "taught": {"data.teacher_scores": str(tmp_path / "scores")}}
+    taught = replace(study, axes={"teacher": Axis(choices=choices)})
+    with pytest.raises(InputError, match=rf"learns from data.teacher_scores {cache}, which is not there; .* run teach"):
+        run(taught, tmp_path / "out", command=stand_in(tmp_path))
+    assert starts(tmp_path / "out", taught) == [0] * len(trials(taught))
+    cache.mkdir()
+    assert prepare(taught, tmp_path / "out")
+
+
 def test_every_trial_runs_once_and_a_second_start_runs_none(tmp_path: Path, study: Study) -> None:
     folder, command = tmp_path / "out", stand_in(tmp_path)
     listed = run(study, folder, jobs=3, command=command)

@@ -71,7 +71,7 @@ def prepare(study: Study, folder: Path, prepared: Sequence[Trial] = ()) -> list[
         All trials that are known.
 
     Raises:
-        InputError: The folder holds trials of other settings.
+        InputError: The folder holds trials of other settings, or a trial's teacher scores are not there.
     """
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     if study.search == "tpe":
@@ -90,8 +90,19 @@ def prepare(study: Study, folder: Path, prepared: Sequence[Trial] = ()) -> list[
         for own, trunk in zip(files, trunks, strict=True):
             _write_recipe(own.trunk, trunk)
     for own, recipe in zip(files, recipes, strict=True):
+        _check_teacher(own.run.name, recipe)
         _write_recipe(own.recipe, recipe)
     return listed
+
+
+def _check_teacher(trial: str, recipe: Mapping[str, Any]) -> None:
+    """Trials without a teacher train before those that miss theirs fail one by one."""
+    folder = (recipe.get("data") or {}).get("teacher_scores")
+    if folder is not None and not Path(folder).is_dir():
+        raise InputError(
+            f"{trial} learns from data.teacher_scores {folder}, which is not there; allowed is a folder that teach "
+            "wrote: run teach first (the study's file may say how), or correct the folder"
+        )
 
 
 def _write_recipe(file: Path, recipe: Mapping[str, Any]) -> None:
