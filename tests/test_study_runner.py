@@ -56,8 +56,17 @@ def test_no_trial_trains_before_the_scores_of_every_teacher_are_there(tmp_path: 
     with pytest.raises(InputError, match=rf"learns from data.teacher_scores {cache}, which is not there; .* run teach"):
         run(taught, tmp_path / "out", command=stand_in(tmp_path))
     assert starts(tmp_path / "out", taught) == [0] * len(trials(taught))
+    assert not list((tmp_path / "out").rglob("*.yaml")), "a study whose folder is corrected would be another one"
     cache.mkdir()
-    assert prepare(taught, tmp_path / "out")
+    run(taught, tmp_path / "out", command=stand_in(tmp_path))
+    cache.rmdir()
+    assert run(taught, tmp_path / "out", command=stand_in(tmp_path)), "what has ended needs no teacher"
+
+
+def test_a_teacher_that_is_no_folder_is_refused_in_words(tmp_path: Path, study: Study) -> None:
+    taught = replace(study, axes={"teacher": Axis(key="data.teacher_scores", choices=[5])})
+    with pytest.raises(InputError, match=r"learns from data.teacher_scores 5, which is not there"):
+        prepare(taught, tmp_path / "out")
 
 
 def test_every_trial_runs_once_and_a_second_start_runs_none(tmp_path: Path, study: Study) -> None:

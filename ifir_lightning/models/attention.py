@@ -161,6 +161,24 @@ def choose_kernel(
     Raises:
         InputError: The recipe names a kernel that cannot run there.
     """
+    obstacles = _obstacles(device, dtype, dropout, unattended, width)
+    possible: list[Kernel] = [kernel for kernel, obstacle in obstacles.items() if obstacle is None]
+    if attention == "auto":
+        measured = "triton" in possible and width == 64 and is_hopper(device)
+        return "triton" if measured else possible[0]
+    if attention not in possible:
+        raise InputError(
+            f"model.backbone.attention is {attention}: {obstacles[attention]}; possible here: "
+            f"{', '.join(['auto', *possible])} (the extra 'flash' installs flash-attn, "
+            "--trainer.precision bf16-mixed computes in bfloat16)"
+        )
+    return attention
+
+
+def _obstacles(
+    device: torch.device, dtype: torch.dtype, dropout: float, unattended: bool, width: int
+) -> dict[Kernel, str | None]:
+    """Why each kernel cannot run there, None where it can; the arguments as of ``choose_kernel``."""
     half = dtype in (torch.bfloat16, torch.float16)
     old = device.type == "cuda" and compute_capability(device) < (8, 0)
     flash = find_spec("flash_attn") is not None
@@ -171,7 +189,7 @@ def choose_kernel(
     )
     no_dropout = (dropout > 0, f"it has no attention dropout, and the checkpoint's is {dropout}")
     unseen = (unattended, _EXPANSION)
-    obstacles: dict[Kernel, str | None] = {
+    return {
         "flash_attention_2": _first(*gpu, (not flash, "flash-attn is not installed"), unseen),
         "varlen": _first(
             *gpu,
@@ -188,17 +206,6 @@ def choose_kernel(
         ),
         "sdpa": None,
     }
-    possible: list[Kernel] = [kernel for kernel, obstacle in obstacles.items() if obstacle is None]
-    if attention == "auto":
-        measured = "triton" in possible and width == 64 and is_hopper(device)
-        return "triton" if measured else possible[0]
-    if attention not in possible:
-        raise InputError(
-            f"model.backbone.attention is {attention}: {obstacles[attention]}; possible here: "
-            f"{', '.join(['auto', *possible])} (the extra 'flash' installs flash-attn, "
-            "--trainer.precision bf16-mixed computes in bfloat16)"
-        )
-    return attention
 
 
 def compute_capability(device: torch.device) -> tuple[int, int]:

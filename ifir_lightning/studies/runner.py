@@ -71,7 +71,7 @@ def prepare(study: Study, folder: Path, prepared: Sequence[Trial] = ()) -> list[
         All trials that are known.
 
     Raises:
-        InputError: The folder holds trials of other settings, or a trial's teacher scores are not there.
+        InputError: The folder holds trials of other settings, or what a trial that is left learns from is not there.
     """
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     if study.search == "tpe":
@@ -85,12 +85,14 @@ def prepare(study: Study, folder: Path, prepared: Sequence[Trial] = ()) -> list[
     new = [trial for trial in listed if trial.name not in written]
     files = [paths(folder, trial) for trial in new]
     recipes = [recipe_of(study, trial, own.run) for trial, own in zip(new, files, strict=True)]
+    for own, recipe in zip(files, recipes, strict=True):
+        if not own.result.exists():
+            _check_teacher(own.run.name, recipe)
     if study.decay_share is not None:
         trunks, recipes = branch_off(new, recipes, study.decay_share)
         for own, trunk in zip(files, trunks, strict=True):
             _write_recipe(own.trunk, trunk)
     for own, recipe in zip(files, recipes, strict=True):
-        _check_teacher(own.run.name, recipe)
         _write_recipe(own.recipe, recipe)
     return listed
 
@@ -98,7 +100,7 @@ def prepare(study: Study, folder: Path, prepared: Sequence[Trial] = ()) -> list[
 def _check_teacher(trial: str, recipe: Mapping[str, Any]) -> None:
     """Trials without a teacher train before those that miss theirs fail one by one."""
     folder = (recipe.get("data") or {}).get("teacher_scores")
-    if folder is not None and not Path(folder).is_dir():
+    if folder is not None and not Path(str(folder)).is_dir():
         raise InputError(
             f"{trial} learns from data.teacher_scores {folder}, which is not there; allowed is a folder that teach "
             "wrote: run teach first (the study's file may say how), or correct the folder"
