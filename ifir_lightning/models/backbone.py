@@ -169,6 +169,8 @@ class Backbone(nn.Module):
             # A layer is compiled anew as the first, for local and global attention, for gradients and for none, and for
             # each precision; torch keeps the limit by thread: a chunk computed again is in one of the backward pass.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+            # DDP would cut a layer in two where a bucket of gradients is full; whole layers send theirs early enough.
+            torch._dynamo.config.optimize_ddp = False
             # The compiler takes an attribute's size for fixed until it has seen another.
             for each in (layout.cumulative, layout.tiles):
                 if each is not None:
