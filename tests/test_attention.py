@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from small import load_backbone
 from torch import Tensor
 
 from ifir_lightning.errors import InputError
-from ifir_lightning.models import attention
+from ifir_lightning.models import attention, sdpa
 from ifir_lightning.models.attention import Attention, Kernel, choose_kernel, make_layout, packed_attention
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -63,6 +64,64 @@ def test_tokens_that_the_others_do_not_see(window: int | None) -> None:
     alone = attend("sdpa", qkv, lengths, 1, attend_T)
     assert alone[sorted(hidden)].abs().max() == 0
     assert alone.isfinite().all()
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4])
+@pytest.mark.parametrize("hides", [False, True])
+def test_texts_much_longer_than_the_window_are_attended_in_blocks(window: int, hides: bool) -> None:
+    """Lengths around whole numbers of blocks; each text alone, though several of equal length are computed at once."""
+    lengths = [5, 24, 24, 25, 25, 25, 27, 38]
+    generator = torch.Generator().manual_seed(3)
+    qkv = [torch.randn(2, sum(lengths), 6, dtype=torch.float64, generator=generator) for _ in range(3)]
+    hidden = {4, *range(20, 34), 80, 192} if hides else set()
+    attend_T = torch.tensor([token not in hidden for token in range(sum(lengths))]) if hides else None
+    expected = torch.stack(list(naive_attention(*qkv, lengths, window, hidden)))
+    torch.testing.assert_close(attend("sdpa", qkv, lengths, window, attend_T), expected, atol=1e-12, rtol=0)
+
+
+def test_blocks_have_the_gradients_of_whole_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths, window = [200, 200, 390, 391, 455, 512], 65
+    generator = torch.Generator().manual_seed(3)
+    qkv = [
+        torch.randn(2, sum(lengths), 8, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(3)
+    ]
+    blocks = record(monkeypatch, "_in_blocks")
+    in_blocks = gradients(attend("sdpa", qkv, lengths, window), qkv)
+    assert blocks == [391, 455, 512]
+    monkeypatch.setattr(sdpa, "WINDOWS", 100)
+    for found, expected in zip(in_blocks, gradients(attend("sdpa", qkv, lengths, window), qkv), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    assert len(blocks) == 3
+
+
+@pytest.mark.parametrize("length", [20, 200])
+def test_dropout_takes_attention_weights_and_keeps_their_mean(length: int) -> None:
+    """Values are ones: without dropout the sum of weights, 1, is the answer everywhere."""
+    torch.manual_seed(0)
+    query, key = torch.randn(2, length, 4, 8)
+    heads = packed_attention(
+        (query, key, torch.ones_like(key)), make_layout(torch.tensor([length]), "sdpa", CPU), 0.3, dropout=0.5, window=9
+    )
+    sums = heads[..., 0]
+    assert sums.std() > 0.2
+    assert sums.mean().item() == pytest.approx(1.0, abs=0.1)
+
+
+def record(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    """Lengths of texts that a function of ``models/sdpa.py`` is given."""
+    function, seen = getattr(sdpa, name), []
+
+    def recording(qkv_BLHW: list[Tensor], *args: Any) -> Tensor:
+        seen.append(qkv_BLHW[0].shape[1])
+        return function(qkv_BLHW, *args)
+
+    monkeypatch.setattr(sdpa, name, recording)
+    return seen
+
+
+def gradients(heads: Tensor, qkv: list[Tensor]) -> tuple[Tensor, ...]:
+    weights = torch.randn(heads.shape, dtype=heads.dtype, generator=torch.Generator().manual_seed(5))
+    return torch.autograd.grad((heads * weights).sum(), qkv)
 
 
 @pytest.mark.parametrize("kernel", ["varlen", "flash_attention_2", "triton"])

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ifir_lightning.errors import InputError
+from ifir_lightning.models.sdpa import sdpa
 from ifir_lightning.records import on_device
 
 Attention = Literal["auto", "flash_attention_2", "varlen", "triton", "sdpa"]
@@ -36,7 +37,6 @@ class Layout:
         max_length: Tokens of the longest text.
         groups: (number of texts, their length), for runs of neighbours of equal length: ``sdpa`` computes each
             run at once, without padding. Texts sorted by length make long runs.
-        distance: |i - j| up to the longest text; only ``sdpa`` needs it.
         attend_T: Tokens that the others of their text see, None for all; only ``sdpa`` can leave some out.
         tiles: What ``triton`` asks for, on the device.
     """
@@ -45,7 +45,6 @@ class Layout:
     cumulative: Tensor
     max_length: int
     groups: tuple[tuple[int, int], ...]
-    distance: Tensor | None
     attend_T: Tensor | None
     tiles: Tensor | None = None
 
@@ -55,11 +54,9 @@ def make_layout(lengths_B: Tensor, kernel: Kernel, device: torch.device, attend_
     assert attend_T is None or kernel == "sdpa", f"{kernel} cannot leave tokens unattended"
     cumulative = F.pad(lengths_B.cumsum(0), (1, 0)).to(torch.int32)
     lengths, counts = lengths_B.unique_consecutive(return_counts=True)
-    position = torch.arange(int(lengths_B.max()), device=device)
-    distance = (position[:, None] - position).abs() if kernel == "sdpa" else None
     groups = tuple(zip(counts.tolist(), lengths.tolist(), strict=True))
     tiles = on_device(make_tiles(lengths_B), device) if kernel == "triton" else None
-    return Layout(kernel, on_device(cumulative, device), len(position), groups, distance, attend_T, tiles)
+    return Layout(kernel, on_device(cumulative, device), int(lengths_B.max()), groups, attend_T, tiles)
 
 
 def make_tiles(lengths_B: Tensor) -> Tensor:
@@ -92,16 +89,9 @@ def _sdpa(qkv_THW: Heads, layout: Layout, scale: float, dropout: float, window: 
     parts = zip(*(each_THW.split(sizes) for each_THW in qkv_THW), strict=True)
     outputs = []
     for (count, length), attend_T, part in zip(layout.groups, seen, parts, strict=True):
-        query, key, value = (each_THW.unflatten(0, (count, length)).transpose(1, 2) for each_THW in part)
-        mask = None
-        if window is not None and length > window:
-            assert layout.distance is not None
-            mask = layout.distance[:length, :length] < window
-        if attend_T is not None:
-            attend_B11L = attend_T.view(count, 1, 1, length)
-            mask = attend_B11L if mask is None else mask & attend_B11L
-        attended = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scale)
-        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+        qkv_BLHW = [each_THW.unflatten(0, (count, length)) for each_THW in part]
+        attend_BL = None if attend_T is None else attend_T.view(count, length)
+        outputs.append(sdpa(qkv_BLHW, attend_BL, scale, dropout, window).flatten(0, 1))
     return torch.cat(outputs)
 
 
