@@ -46,11 +46,11 @@ from ifir_lightning.parser_errors import one_line
 from ifir_lightning.process import set_up_process
 from ifir_lightning.resume import Resume, Start, branch_point, find_checkpoint, find_start, is_branch, training_settings
 from ifir_lightning.security import refusal, restrict_imports
+from ifir_lightning.trainer_checks import check_trainer
 
 _log = logging.getLogger(__name__)
 _REQUIREMENT = re.compile(r"Requirement '([^']+)' not met")
 KINDS = {"pooling": Pooling, "scorer": Scorer, "loss": Loss, "losses": Loss, "callbacks": Callback, "logger": Logger}
-_LIMITS = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Callable[..., None]] = {
     "audit": audit,
@@ -140,7 +140,7 @@ class RetrieverCLI(LightningCLI):
                 "give --trainer.default_root_dir runs/NAME"
             )
         run_folder.check(folder)
-        _check_trainer(self._get(self.config, "trainer"), str(self.subcommand))
+        check_trainer(self._get(self.config, "trainer"), str(self.subcommand))
         if self._get(self.config, "weights_only") is False:
             raise InputError("weights_only is false; allowed is true, since a pickle could run code: leave it out")
         if self.subcommand == "fit":
@@ -190,7 +190,7 @@ class RetrieverCLI(LightningCLI):
             self.save_config_kwargs["loggers"] = [_tensorboard(folder, self.start)]
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except ValueError as error:
+        except (ValueError, MisconfigurationException) as error:
             raise InputError(f"trainer: {error}; allowed is what fit --help lists: correct it") from error
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
@@ -222,22 +222,6 @@ class RetrieverCLI(LightningCLI):
         settings = {name: options.pop(name) for name in signature(TrecPrediction).parameters}
         self.trainer.callbacks.append(TrecPrediction(**settings))  # type: ignore[attr-defined]
         self.trainer.predict(model, datamodule=datamodule, **options)
-
-
-def _check_trainer(trainer: Any, command: str) -> None:
-    """Raise where Lightning would do something else than it seems, or fail without a name."""
-    fast, accumulated = trainer["fast_dev_run"], trainer["accumulate_grad_batches"]
-    if fast:
-        raise InputError(
-            f"trainer.fast_dev_run is {fast}; allowed is false, since a checkpoint of a run without "
-            "settings would be continued by the next one: leave it out; a fit of one step is --trainer.max_steps 1 "
-            "--model.schedule.warmup_steps 0 --trainer.default_root_dir runs/try"
-        )
-    if accumulated < 1:
-        raise InputError(f"trainer.accumulate_grad_batches is {accumulated}; allowed is 1 or more: set it to 1")
-    limit = _LIMITS.get(command)
-    if limit and trainer[limit] == 0:
-        raise InputError(f"trainer.{limit} is 0, so {command} would do nothing; allowed is 1: give --trainer.{limit} 1")
 
 
 def _tensorboard(folder: str, start: Start | None) -> TensorBoardLogger:

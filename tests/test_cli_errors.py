@@ -43,6 +43,24 @@ BAD_FIT = {
     "read-only folder": (["--trainer.default_root_dir=/proc/run"], ["/proc/run cannot be written", "another"]),
     "a dry run": (["--trainer.fast_dev_run=true"], ["fast_dev_run is True", "--trainer.max_steps 1", "runs/try"]),
     "accumulation": (["--trainer.accumulate_grad_batches=0"], ["accumulate_grad_batches is 0", "1 or more"]),
+    "negative clipping": (["--trainer.gradient_clip_val=-1"], ["gradient_clip_val is -1", "0 or more", "null"]),
+    "no step": (["--trainer.max_steps=0"], ["max_steps is 0", "1 or more", "validate"]),
+    "less than no end": (["--trainer.max_steps=-5"], ["max_steps is -5", "1 or more, and -1"]),
+    "no epoch": (["--trainer.max_epochs=0"], ["max_epochs is 0", "1 or more"]),
+    "no batch": (["--trainer.limit_train_batches=0"], ["limit_train_batches is 0, so fit would do nothing"]),
+    "no interval": (
+        ["--trainer.val_check_interval=0"],
+        ["val_check_interval is 0", "1 or more", "limit_val_batches 0"],
+    ),
+    "part of a step": (
+        ["--trainer.val_check_interval=2.5"],
+        ["val_check_interval is 2.5", "training batches, or a time"],
+    ),
+    "less than no interval": (
+        ["--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=-5"],
+        ["val_check_interval is -5", "a share of an epoch"],
+    ),
+    "no device": (["--trainer.devices=0"], ["trainer: ", "devices='0'"]),
     "betas": (["--model.optimizer.betas=[1.0,0.999]"], ["betas is (1.0, 0.999)", "0 to below 1"]),
     "seed": (["--seed_everything=-1"], ["seed_everything is -1", "0 to 2**32 - 1"]),
     "nodes": (["--trainer.num_nodes=0"], ["trainer: ", "num_nodes", "positive integer"]),
@@ -62,6 +80,34 @@ def test_fit(case: str, terminal: Terminal, tmp_path: Path) -> None:
     line = terminal.refuses("fit", *QUICK, f"--trainer.default_root_dir={tmp_path}/run", *arguments)
     assert all(word in line for word in expected), line
     assert not [path for path in tmp_path.glob("run/*") if path.name != ".lock"], "training time was spent"
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+@pytest.mark.parametrize("strategy", ["auto", "ddp"])
+@pytest.mark.parametrize(
+    ("devices", "nodes", "allowed"),
+    [
+        ("1", "1", "devices 2 --trainer.num_nodes 2"),
+        ("auto", "2", "2"),
+        ("-1", "2", "2"),
+        ("2", "1", "2"),
+        ("0,", "2", "2"),
+    ],
+)
+def test_other_processes_than_torchrun_has_started(
+    command: str, strategy: str, devices: str, nodes: str, allowed: str, terminal: Terminal, tmp_path: Path
+) -> None:
+    """Each rank would else train alone, or end with a traceback. ``auto`` is one process on a CPU."""
+    for name, value in (("TORCHELASTIC_RUN_ID", "1"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2")):
+        terminal.monkeypatch.setenv(name, value)
+    settings = {"devices": devices, "num_nodes": nodes, "strategy": strategy, "default_root_dir": f"{tmp_path}/run"}
+    line = terminal.refuses(command, *QUICK, *(f"--trainer.{key}={value}" for key, value in settings.items()))
+    asked = (
+        f"trainer.devices is {devices} and trainer.num_nodes {nodes}, but torchrun has started 4 processes, 2 on this"
+    )
+    assert asked in line
+    assert allowed in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("command", "limit"), [("validate", "val"), ("test", "test"), ("predict", "predict")])

@@ -1,0 +1,90 @@
+"""Settings of the trainer that Lightning would take for something else than they seem, or refuse without a name."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ifir_lightning.errors import InputError
+
+_LIMITS = {
+    "fit": "limit_train_batches",
+    "validate": "limit_val_batches",
+    "test": "limit_test_batches",
+    "predict": "limit_predict_batches",
+}
+
+
+def check_trainer(trainer: Mapping[str, Any], command: str) -> None:
+    """Check what ``trainer.*`` of a recipe says for a command, before anything is loaded.
+
+    Raises:
+        InputError: It says what cannot be meant, or another number of processes than torchrun has started.
+    """
+    _check_processes(trainer)
+    fast, accumulated, clip = trainer["fast_dev_run"], trainer["accumulate_grad_batches"], trainer["gradient_clip_val"]
+    if fast:
+        raise InputError(
+            f"trainer.fast_dev_run is {fast}; allowed is false, since a checkpoint of a run without "
+            "settings would be continued by the next one: leave it out; a fit of one step is --trainer.max_steps 1 "
+            "--model.schedule.warmup_steps 0 --trainer.default_root_dir runs/try"
+        )
+    if accumulated < 1:
+        raise InputError(f"trainer.accumulate_grad_batches is {accumulated}; allowed is 1 or more: set it to 1")
+    if clip is not None and clip < 0:
+        raise InputError(
+            f"trainer.gradient_clip_val is {clip}; allowed is 0 or more, or null for none: the recipes have 1.0"
+        )
+    if trainer[limit := _LIMITS[command]] == 0:
+        raise InputError(f"trainer.{limit} is 0, so {command} would do nothing; allowed is 1: give --trainer.{limit} 1")
+    if command == "fit":
+        _check_length(trainer)
+        _check_validations(trainer)
+
+
+def _check_length(trainer: Mapping[str, Any]) -> None:
+    for key in ("max_steps", "max_epochs"):
+        if (number := trainer[key]) is not None and (number == 0 or number < -1):
+            raise InputError(
+                f"trainer.{key} is {number}; allowed are 1 or more, and -1 for no end of its own: raise it; validate "
+                "runs the benchmarks of a model that is not trained"
+            )
+
+
+def _check_validations(trainer: Mapping[str, Any]) -> None:
+    interval, by_steps = trainer["val_check_interval"], trainer["check_val_every_n_epoch"] is None
+    if interval is None or isinstance(interval, bool) or not isinstance(interval, int | float):
+        return
+    whole = isinstance(interval, int) and interval >= 1
+    if not whole and (by_steps or not 0 < interval <= 1):
+        allowed = "1 or more training batches" if by_steps else "1 or more training batches, or a share of an epoch"
+        raise InputError(
+            f"trainer.val_check_interval is {interval}; allowed are {allowed}, or a time as 00:00:30:00: correct it; "
+            "--trainer.limit_val_batches 0 trains without validations"
+        )
+
+
+def _check_processes(trainer: Mapping[str, Any]) -> None:
+    """Where Lightning would let each rank train alone."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    started, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    devices, nodes = trainer["devices"], int(trainer["num_nodes"])
+    number = _num_devices(devices, trainer["accelerator"], local)
+    if number * nodes != started:
+        raise InputError(
+            f"trainer.devices is {devices} and trainer.num_nodes {nodes}, but torchrun has started {started} "
+            f"processes, {local} on this node; allowed are as many: give --trainer.devices {local} "
+            f"--trainer.num_nodes {started // local} --trainer.strategy ddp"
+        )
+
+
+def _num_devices(devices: Any, accelerator: Any, local: int) -> int:
+    """Processes on this node that the recipe asks for; of GPUs that are all to be used, as many as there are ranks."""
+    if isinstance(devices, list | tuple):
+        return len(devices)
+    if str(devices) not in ("auto", "-1"):
+        return int(devices) if str(devices).lstrip("-").isdigit() else len(str(devices).strip(",").split(","))
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    return 1 if on_cpu else local
