@@ -2,6 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
+from inspect import Parameter, signature
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,21 @@ class Loss(nn.Module, ABC):
     needs_teacher: bool = False
     """Whether it needs a teacher's scores: training data without them are then refused."""
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """``forward``.
+
+        Raises:
+            InputError: What it returned is no scalar.
+        """
+        loss = super().__call__(*args, **kwargs)
+        if not isinstance(loss, Tensor) or loss.dim():
+            found = f"a tensor of {list(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            raise InputError(
+                f"the loss {type(self).__name__} returned {found}; allowed is a tensor with one number and no "
+                "dimension, the mean over queries: correct its forward"
+            )
+        return loss
+
     @abstractmethod
     def forward(
         self, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor, teacher_QG: Tensor | None = None
@@ -30,6 +47,16 @@ class Loss(nn.Module, ABC):
                 with another query, must take no part.
             teacher_QG: A teacher's scores of each query's own group, positive first; None where the data have none.
         """
+
+
+def check_loss(loss: Loss) -> None:
+    """Raise InputError where a loss cannot be called as training calls it."""
+    parameters = signature(loss.forward).parameters.values()
+    if not any(each.name == "teacher_QG" or each.kind is Parameter.VAR_KEYWORD for each in parameters):
+        raise InputError(
+            f"the forward of the loss {type(loss).__name__} has no argument teacher_QG; allowed is forward(scores_QP, "
+            "targets_Q, kinds_QP, teacher_QG=None): add it"
+        )
 
 
 class InfoNCE(Loss):

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from ifir_lightning import distributed
 from ifir_lightning.errors import InputError
-from ifir_lightning.losses import Loss, accuracy, instruction_accuracy, pair_kinds
+from ifir_lightning.losses import Loss, accuracy, check_loss, instruction_accuracy, pair_kinds
 from ifir_lightning.models.backbone import BackboneSettings
 from ifir_lightning.models.pooling import Pooling
 from ifir_lightning.models.scoring import Scorer
@@ -44,7 +44,8 @@ class RetrieverModule(LightningModule):
             ``seed_everything``.
 
     Raises:
-        InputError: A checkpoint that cannot be read, parts that are missing or do not fit.
+        InputError: A checkpoint that cannot be read, parts that are missing or do not fit, a loss that training
+            could not call.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class RetrieverModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_loss(loss)
         self.retriever = build_retriever(checkpoint, backbone, pooling, scorer, text, seed)
         self.loss, self.optimizer_settings, self.schedule, self.seed = loss, optimizer, schedule, seed
         self._loaded_step = 0

@@ -1,14 +1,17 @@
 """InfoNCE by hand, against a slow loop in float64, and against the formula of its relatives."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from small import retriever
 from torch import Tensor
 
 from ifir_lightning.errors import InputError
-from ifir_lightning.losses import InfoNCE, accuracy, instruction_accuracy, pair_kinds
+from ifir_lightning.losses import InfoNCE, Loss, accuracy, check_loss, instruction_accuracy, pair_kinds
 from ifir_lightning.records import Kind
 
 POS, INS, HARD, BATCH, OUT = Kind.POSITIVE, Kind.INSTRUCTION_NEGATIVE, Kind.HARD_NEGATIVE, Kind.IN_BATCH, Kind.EXCLUDED
@@ -175,3 +178,39 @@ def test_instruction_accuracy_looks_at_queries_with_instruction_negatives_only()
 def test_instruction_accuracy_is_nan_without_instruction_negatives() -> None:
     found = instruction_accuracy(torch.tensor([[0.9, 0.1]]), torch.tensor([0]), kinds((POS, HARD)))
     assert found.isnan()
+
+
+class Returning(Loss):
+    """A loss of a user's, which returns what it is given."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, *scored: Tensor, teacher_QG: Tensor | None = None) -> Tensor:
+        return self.value
+
+
+@pytest.mark.parametrize(("value", "found"), [(random_scores(), r"a tensor of \[3, 9\]"), (0.5, "0.5"), (None, "None")])
+def test_a_loss_that_is_no_scalar(value: Any, found: str) -> None:
+    with pytest.raises(InputError, match=rf"the loss Returning returned {found}; allowed is a tensor with one number"):
+        Returning(value)(random_scores(), TARGETS, KINDS)
+    assert Returning(torch.tensor(2.0))(random_scores(), TARGETS, KINDS) == 2
+
+
+class WithoutTeacher(Loss):
+    def forward(self, scores_QP: Tensor, targets_Q: Tensor, kinds_QP: Tensor) -> Tensor:  # type: ignore[override]
+        return scores_QP.mean()
+
+
+class WithKeywords(Loss):
+    def forward(self, scores_QP: Tensor, *others: Any, **more: Any) -> Tensor:
+        return scores_QP.mean()
+
+
+def test_a_loss_that_takes_no_teacher(modernbert: Path) -> None:
+    """Found as the model is built; losses of ours are called as training calls them by the tests of training."""
+    with pytest.raises(InputError, match=r"forward of the loss WithoutTeacher has no argument teacher_QG; .*: add it"):
+        retriever(modernbert, loss=WithoutTeacher())
+    check_loss(WithKeywords())
+    check_loss(InfoNCE())

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ifir_lightning.errors import InputError
 from ifir_lightning.models import scoring
 from ifir_lightning.models.maxsim import best_similarity
 from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer, WeightedMaxSim
@@ -222,3 +223,16 @@ def test_parts_of_many_listed_pairs_take_no_longer_each(monkeypatch: pytest.Monk
 def test_a_passage_without_embeddings_is_no_candidate() -> None:
     with pytest.raises(AssertionError, match=r"no best match"):
         MaxSim()(texts([2], 0), texts([0, 2], 1))
+
+
+class Diagonal(Scorer):
+    """A scorer of a user's that scores each query against its own passage only."""
+
+    def forward(self, queries: Embeddings, passages: Embeddings) -> Tensor:
+        return (queries.values_ND * passages.values_ND).sum(1)
+
+
+def test_scores_of_another_shape_than_all_pairs() -> None:
+    message = r"the scorer Diagonal returned scores of shape \[3\] for 3 queries and 3 passages; allowed is \[3, 3\]: "
+    with pytest.raises(InputError, match=message):
+        Diagonal()(texts([1] * 3, 0), texts([1] * 3, 1))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ifir_lightning.errors import InputError
 from ifir_lightning.models.maxsim import best_similarity, pad_rows
 from ifir_lightning.records import Embeddings, on_device, segment_reduce
 
@@ -29,6 +30,20 @@ class Scorer(nn.Module, ABC):
     """Whether it needs exactly one vector per text."""
     needs_weights: ClassVar[bool] = False
     """Whether it needs the token weights of ``TokenProjection(token_weights=True)``."""
+
+    def __call__(self, queries: Embeddings, passages: Embeddings) -> Tensor:
+        """``forward``.
+
+        Raises:
+            InputError: What it returned has another shape.
+        """
+        scores_QP = super().__call__(queries, passages)
+        if scores_QP.shape != (expected := (len(queries), len(passages))):
+            raise InputError(
+                f"the scorer {type(self).__name__} returned scores of shape {list(scores_QP.shape)} for {expected[0]} "
+                f"queries and {expected[1]} passages; allowed is {list(expected)}: correct its forward"
+            )
+        return scores_QP
 
     @abstractmethod
     def forward(self, queries: Embeddings, passages: Embeddings) -> Tensor:
