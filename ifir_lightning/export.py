@@ -271,4 +271,7 @@ def _replacing(output: Path) -> Iterator[Path]:
 
 
 def _refusal(what: str, allowed: str) -> InputError:
-    return InputError(f"{what}: no other library would compute the same, so it is not exported; allowed are {allowed}")
+    return InputError(
+        f"{what}: no other library would compute the same, so it is not exported; allowed are {allowed}; "
+        "load_retriever reads the run folder as it is"
+    )

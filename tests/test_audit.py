@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 from small import make_head, write_task
+from test_benchmarks import write_beir
 
 from ifir_lightning.commands import audit as command
 from ifir_lightning.commands.audit import audit
@@ -146,3 +147,9 @@ def test_limits_beyond_the_positions_and_another_format_are_refused(checkpoint: 
 def test_a_device_that_is_not_there_is_refused(checkpoint: str, letters: str, device: str) -> None:
     with pytest.raises(InputError, match=rf"--device {device}: torch cannot compute there; allowed are cpu and"):
         audit(letters, checkpoint, device=device)
+
+
+def test_a_task_without_p_mrr_is_refused_as_such(checkpoint: str, tmp_path: Path) -> None:
+    task = f"beir:{write_beir(tmp_path / 'data')}"
+    with pytest.raises(InputError, match=r"\(beir\) has no p-MRR of FollowIR; allowed are tasks of FollowIR: name one"):
+        audit(task, checkpoint)

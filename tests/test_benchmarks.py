@@ -355,3 +355,15 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("IFIR_PLUGINS", "my_tasks_for_a_test")
     assert named_task(f"my_tasks_for_a_test.own:{write_beir(tmp_path / 'data')}").name == "data"
+    with pytest.raises(
+        InputError, match=r"task 'my_tasks_for_a_test.own' has no path; allowed is module.function:PATH"
+    ):
+        named_task("my_tasks_for_a_test.own")
+
+
+def test_a_function_of_ones_own_that_makes_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "no_tasks_for_a_test.py").write_text("def own(path):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("IFIR_PLUGINS", "no_tasks_for_a_test")
+    with pytest.raises(InputError, match=r"'no_tasks_for_a_test.own:x': its function returned None; allowed is a Rank"):
+        named_task("no_tasks_for_a_test.own:x")

@@ -85,6 +85,14 @@ def test_too_few_negatives_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptu
     assert "1 of 8 rows have fewer than 2 negatives: theirs are repeated" in caplog.text
 
 
+def test_a_row_without_has_instruction_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = Path(write(tmp_path))
+    *before, fourth, fifth = path.read_text("utf-8").splitlines(keepends=True)[:5]
+    path.write_text("".join([*before, fourth.replace('"has_instruction"', '"had_instruction"'), fifth]), "utf-8")
+    set_up(str(path))
+    assert "1 of 5 rows have no has_instruction, the first is row 3: they count as rows without" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [({"batch": 9}, "batch size 9 exceeds the 8 rows"), ({"group_size": 40}, "group_size 40 is more than any row")],

@@ -167,3 +167,16 @@ def test_a_benchmark_of_ones_own_counts_what_it_likes(
     monkeypatch.setattr(followir, "named_task", lambda path: own)
     trainer(tmp_path, FollowIRValidation(["own"])).validate(retriever(modernbert), synthetic_data(), verbose=False)
     assert re.search(r"mine\W+1\.00\W+2\W+0\.0%", capsys.readouterr().out)
+
+
+def test_a_figure_that_is_no_number_is_said(modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(RankingTask):
+        benchmark, headline = "own", {"moved": "moved", "stayed": "stayed"}
+
+        def evaluate(self, run: Run) -> Metrics:
+            return {"task": self.name, "moved": float("nan"), "stayed": 1.0}
+
+    own = Own("mine", {"1": "red"}, {"1": ""}, {"a": Passage("a", "", "a car")}, None)
+    monkeypatch.setattr(followir, "named_task", lambda path: own)
+    with pytest.warns(match="mine: moved is no finite number"):
+        trainer(tmp_path, FollowIRValidation(["own"])).validate(retriever(modernbert), synthetic_data(), verbose=False)

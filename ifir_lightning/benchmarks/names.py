@@ -29,10 +29,15 @@ def named_task(task: str) -> RankingTask:
     the environment allows (``ifir_lightning.plugins``).
 
     Raises:
-        InputError: An unknown name, what the reader of that benchmark refuses, or ids that no run file can hold.
+        InputError: An unknown name, what the reader of that benchmark refuses, a function that makes no task, or ids
+            that no run file can hold.
     """
     named = NAMED.fullmatch(task)
     if named is None:
+        if is_plugin(task):
+            raise InputError(
+                f"task {task!r} has no path; allowed is module.function:PATH: add :PATH, where its data are"
+            )
         return load_task(task)
     name, path = named["name"], named["path"]
     return BENCHMARKS[name](path) if name in BENCHMARKS else _checked(_own(name)(path), task)
@@ -40,6 +45,8 @@ def named_task(task: str) -> RankingTask:
 
 def _checked(own: RankingTask, task: str) -> RankingTask:
     """The readers of published layouts look at ids themselves."""
+    if not isinstance(own, RankingTask):
+        raise InputError(f"task {task!r}: its function returned {own!r}; allowed is a RankingTask: return one")
     for id_ in (*own.queries, *own.passages):
         if id_.split() != [id_]:
             raise InputError(

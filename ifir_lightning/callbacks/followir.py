@@ -1,6 +1,7 @@
 """FollowIRValidation: FollowIR, and other benchmarks beside it, at every validation."""
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,8 @@ class FollowIRValidation(Callback):
         with trainer.precision_plugin.forward_context():  # Lightning's own autocast covers steps, not hooks
             run, passage_cut = self._rank(trainer, module, task)
         metrics, query_cut = task.evaluate(run), self._audit(module, task)
+        if unknown := [key for key in task.headline if not math.isfinite(float(metrics[key]))]:
+            rank_zero_warn(f"{task.name}: {', '.join(unknown)} is no finite number")
         if trainer.is_global_zero:
             write_run(folder / f"{task.name}.trec", run, tag="ifir_lightning")
         return metrics | {"truncated_query_tokens": 100 * query_cut, "truncated_passage_tokens": 100 * passage_cut}

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ifir_lightning.benchmarks.names import named_task
 from ifir_lightning.commands.places import output_file, usable_device
-from ifir_lightning.data.evalset import load_task
+from ifir_lightning.data.evalset import Task
 from ifir_lightning.errors import InputError
 from ifir_lightning.query_limits import LimitAudit, audit_limits
 from ifir_lightning.retriever import Retriever, load_retriever
@@ -48,7 +49,11 @@ def audit(
     """
     picture = None if output is None else output_file(output, ".png")
     place = usable_device(device)
-    loaded = load_task(task)
+    loaded = named_task(task)
+    if not isinstance(loaded, Task):
+        raise InputError(
+            f"task {task!r} ({loaded.benchmark}) has no p-MRR of FollowIR; allowed are tasks of FollowIR: name one"
+        )
     text = TextSettings(max_passage_length=max_passage_length)
     retriever = load_retriever(checkpoint, text=text, device=place, trust_remote_code=trust_remote_code)
     limits = _limits(retriever, [max_query_length] if isinstance(max_query_length, int) else max_query_length)

@@ -200,6 +200,12 @@ def _check_instructions(table: pa.Table, path: str) -> None:
         raise InputError(
             f"{path}: has_instruction is {wrong[0]!r} in some row; allowed are true and false, or 1 and 0: convert it"
         )
+    if unknown := table.column("has_instruction").null_count:
+        first = table.column("has_instruction").is_null().to_numpy().argmax()
+        _log.warning(
+            "%s: %d of %d rows have no has_instruction, the first is row %d: they count as rows without an instruction",
+            *(path, unknown, table.num_rows, first),
+        )
     flagged = flags(table)
     blank = np.concatenate([_is_blank(chunk) for chunk in table.column("only_instruction").chunks])
     lacking = np.flatnonzero(flagged & blank)
