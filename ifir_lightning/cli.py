@@ -42,7 +42,7 @@ from ifir_lightning.models.pooling import Pooling
 from ifir_lightning.models.scoring import Scorer
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.options import run
-from ifir_lightning.parser_errors import one_line
+from ifir_lightning.parser_errors import check_recipe, one_line
 from ifir_lightning.process import set_up_process
 from ifir_lightning.resume import Resume, Start, branch_point, find_checkpoint, find_start, is_branch, training_settings
 from ifir_lightning.security import refusal, restrict_imports
@@ -90,10 +90,9 @@ class RecipeParser(LightningArgumentParser):
         super().error(message, ex)
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return super().parse_path(cfg_path, *args, **kwargs)
-        except UnicodeDecodeError as error:
-            raise InputError(f"{cfg_path} is no text ({error}); allowed is YAML in UTF-8: correct it") from error
+        if Path(cfg_path).is_file():
+            check_recipe(Path(cfg_path))
+        return super().parse_path(cfg_path, *args, **kwargs)
 
 
 class RetrieverCLI(LightningCLI):

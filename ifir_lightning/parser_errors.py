@@ -5,9 +5,14 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import Parameter, isabstract, signature
+from pathlib import Path
 
-from ifir_lightning.security import may_name
+import yaml
 
+from ifir_lightning.errors import InputError
+from ifir_lightning.security import may_name, refusal
+
+_RECIPE = "allowed are settings by their keys, as in the recipes of configs/: correct it"
 _KEY = re.compile(r"""(?:\s*Unable to load config '.*'\n\s+-)?\s*Parser key "([^"]+)":""")
 _IN_CLASS = re.compile(r"^( *)(?:- )?Problem with given class_path '([^']+)':\n", re.MULTILINE)
 _NO_CLASS = re.compile(
@@ -22,6 +27,16 @@ _TYPE = re.compile(r"Literal\[([^]]+)\]|<class '[\w.]*?(\w+)'>|(?:^|[ .])(?!Lite
 _NESTED = re.compile(r"NestedArg\(key='(.*)', val='?(.*?)'?\)$")
 _WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 _WORDS |= {"list": "a list", "tuple": "a list", "Iterable": "a list", "dict": "a mapping"}
+
+
+def check_recipe(path: Path) -> None:
+    """Raise InputError where a file cannot be a recipe, of which jsonargparse would not say the name."""
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(refusal(str(error)) or f"{path} is no YAML in UTF-8 ({error}); {_RECIPE}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} {'is empty' if content is None else 'names no keys'}; {_RECIPE}")
 
 
 def one_line(message: str, see: str, kinds: Mapping[str, type]) -> str:
@@ -44,6 +59,8 @@ def one_line(message: str, see: str, kinds: Mapping[str, type]) -> str:
         return f"{key} is {value}; allowed is {_types(found[1])}: correct it (keys: {see})"
     if key and (found := _NO_SETTINGS.search(fault)):
         return f"{key} is {found[1]}; allowed are the settings that {see} lists: give --{key}.SETTING VALUE"
+    if key == "config" and "\n" not in fault:
+        return f"--config: {fault.strip()}; allowed is a recipe, a YAML file as those in configs/: check the path"
     return f"{message}; allowed is what {see} lists: correct it"
 
 

@@ -97,7 +97,7 @@ def check_checkpoint(path: str) -> None:
             "see where it comes from, and give its path"
         )
     if not Path(path).exists():
-        raise InputError(f"ckpt_path {path}: no such file; allowed is a .ckpt file: check --ckpt_path")
+        raise InputError(f"ckpt_path {path}: no such file; allowed are a .ckpt file, last and best: check --ckpt_path")
     if Path(path).is_dir():
         _check_shards(Path(path))
     else:

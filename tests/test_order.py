@@ -115,7 +115,7 @@ def test_a_mixed_order_is_the_epoch_order_with_rows_left_out() -> None:
     [
         (lambda: rows_of_rank(np.arange(6), 0, 4), ("6", "not divisible by 4", "multiple of 4")),
         (lambda: num_batches(7, 8), ("global batch size 8", "7 rows", "lower the batch size")),
-        (lambda: num_batches(7, 0), ("global batch size 0", "at least 1")),
+        (lambda: num_batches(7, 0), ("data.global_batch_size is 0", "1 or more")),
         (lambda: mixed_counts(3, 9, 1.5), ("instruction_fraction 1.5", "between 0 and 1")),
         (lambda: mixed_counts(3, 9, -0.1), ("instruction_fraction -0.1", "between 0 and 1")),
         (lambda: mixed_counts(0, 9, 0.5), ("0.5", "0 have an instruction", "9 have none", "null")),

@@ -210,11 +210,11 @@ def test_other_seeds_and_rows_make_other_groups() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"group_size": 0}, ("group_size 0", "at least 1")),
-        ({"group_size": 4, "max_instruction_negatives": -1}, ("max_instruction_negatives -1", "at least 0")),
+        ({"group_size": 0}, ("data.groups.group_size is 0", "1 or more")),
+        ({"group_size": 4, "max_instruction_negatives": -1}, ("max_instruction_negatives is -1", "0 or more")),
         ({"group_size": 4, "strategy": "best"}, ("strategy 'best'", "shuffled_window, random", "choose one")),
-        ({"group_size": 4, "strategy": "top_k_random"}, ("top_k", "at least 1")),
-        ({"group_size": 4, "strategy": "top_k_random", "top_k": 0}, ("top_k", "at least 1")),
+        ({"group_size": 4, "strategy": "top_k_random"}, ("top_k", "1 or more")),
+        ({"group_size": 4, "strategy": "top_k_random", "top_k": 0}, ("top_k", "1 or more")),
         ({"group_size": 4, "seed": -1}, ("seed -1", "between 0 and 2**64 - 1")),
     ],
 )
@@ -252,5 +252,5 @@ def test_check_group_size() -> None:
         check_group_size(counts, 17)
     with pytest.raises(InputError, match=r"group_size 2: 2 of 4 rows have no negative, first row 1: .* remove"):
         check_group_size(np.array([5, 0, 5, 0]), 2)
-    with pytest.raises(InputError, match="group_size 0: it must be at least 1"):
+    with pytest.raises(InputError, match=r"data\.groups\.group_size is 0; allowed is 1 or more"):
         check_group_size(counts, 0)

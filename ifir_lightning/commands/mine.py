@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import datasets
@@ -73,7 +74,7 @@ def mine(
         _write_table(table, negatives, folder / TABLE)
         _report(negatives, choice)
     (folder / STATE).unlink(missing_ok=True)
-    Console(soft_wrap=True, markup=False).print(f"wrote {output}; train with --data.path {output}")
+    Console(soft_wrap=True, markup=False).print(f"wrote {output}; train with --data.path {quote(output)}")
 
 
 def _identity(

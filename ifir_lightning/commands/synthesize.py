@@ -1,5 +1,7 @@
 """``python -m ifir_lightning synthesize``: the instruction world as files."""
 
+from shlex import quote
+
 from rich.console import Console
 from rich.markup import escape
 
@@ -28,8 +30,8 @@ def synthesize(
     for label, text in _example(num_rows, seed):
         console.print(f"  [bold]{label:<21}[/bold] {escape(text)}")
     console.print("Train on it:")
-    folder = escape(output.rstrip("/"))
-    console.print(f"  python -m ifir_lightning fit --config configs/quickstart.yaml --data.path {folder}/train")
+    table = escape(quote(output.rstrip("/") + "/train"))
+    console.print(f"  python -m ifir_lightning fit --config configs/quickstart.yaml --data.path {table}")
 
 
 def _example(num_rows: int, seed: int) -> list[tuple[str, str]]:

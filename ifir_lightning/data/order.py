@@ -72,7 +72,7 @@ def mixed_order(has_instruction: np.ndarray, instruction_fraction: float, seed: 
 def num_batches(num_rows: int, global_batch_size: int) -> int:
     """Whole global batches in an epoch: the incomplete one at its end is dropped."""
     if global_batch_size < 1:
-        raise InputError(f"global batch size {global_batch_size}: it must be at least 1: raise the batch size")
+        raise InputError(f"data.global_batch_size is {global_batch_size}; allowed is 1 or more: raise it")
     if num_rows < global_batch_size:
         raise InputError(
             f"global batch size {global_batch_size} exceeds the {num_rows} rows to train on: allowed is 1 to "

@@ -129,7 +129,7 @@ def _usable_negatives(row: Row) -> tuple[list[Negative], list[Negative]]:
 
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
-        raise InputError(f"{name} {value}: it must be at least {least}: raise it")
+        raise InputError(f"data.groups.{name} is {value}; allowed is {least} or more: raise it")
 
 
 def check_group_size(num_negatives_per_row: np.ndarray, group_size: int, rows: np.ndarray | None = None) -> str | None:

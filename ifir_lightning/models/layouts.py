@@ -66,7 +66,7 @@ def read_folder(folder: Path, name: str, trust_remote_code: bool = False) -> Che
     if not (folder / "config.json").is_file():
         raise InputError(
             f"checkpoint {name!r} holds neither modules.json nor config.json; allowed are folders of transformers, "
-            "sentence-transformers, PyLate or ColBERT, a run folder, or a .ckpt file: check the path"
+            "sentence-transformers, PyLate or ColBERT, a run folder (not its checkpoints/) or a .ckpt file: check it"
         )
     parts = load_transformer(str(folder), name, trust_remote_code), load_tokenizer(str(folder), name, trust_remote_code)
     architectures = read_json(folder / "config.json", name).get("architectures") or []
