@@ -36,7 +36,7 @@ def check_trainer(trainer: Mapping[str, Any], command: str) -> None:
         raise InputError(
             f"trainer.gradient_clip_val is {clip}; allowed is 0 or more, or null for none: the recipes have 1.0"
         )
-    if trainer[limit := _LIMITS[command]] == 0:
+    if (limit := _LIMITS.get(command)) and trainer[limit] == 0:
         raise InputError(f"trainer.{limit} is 0, so {command} would do nothing; allowed is 1: give --trainer.{limit} 1")
     if command == "fit":
         _check_length(trainer)

@@ -52,7 +52,7 @@ def test_faults_of_a_table(tmp_path: Path, first: Record, without: str, words: t
         ({"group_size": 40}, ("group_size 40", "more than any row", "choose 1 to")),
         ({"batch": 9}, ("batch size 9", "8 rows", "lower the batch size")),
         ({"batch": 8, "rows": "with_instruction"}, ("batch size 8", "rows", "lower the batch size")),
-        ({"batch": 0}, ("batch size 0", "at least 1")),
+        ({"batch": 0}, ("data.global_batch_size is 0", "1 or more")),
         ({"rows": "some"}, ("rows 'some'", "with_instruction")),
         ({"instruction_fraction": 1.5}, ("instruction_fraction 1.5", "between 0 and 1")),
         ({"seed": -1}, ("seed -1", "between 0 and")),
