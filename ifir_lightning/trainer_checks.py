@@ -76,7 +76,7 @@ def _check_processes(trainer: Mapping[str, Any]) -> None:
         raise InputError(
             f"trainer.devices is {devices} and trainer.num_nodes {nodes}, but torchrun has started {started} "
             f"processes, {local} on this node; allowed are as many: give --trainer.devices {local} "
-            f"--trainer.num_nodes {started // local} --trainer.strategy ddp"
+            f"--trainer.num_nodes {started // local}"
         )
 
 

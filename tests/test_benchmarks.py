@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import write_task
 
 from ifir_lightning.benchmarks import mfollowir
 from ifir_lightning.benchmarks.infosearch import InfoSearch, complies, wise
@@ -359,6 +360,9 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         InputError, match=r"task 'my_tasks_for_a_test.own' has no path; allowed is module.function:PATH"
     ):
         named_task("my_tasks_for_a_test.own")
+    monkeypatch.chdir(tmp_path)
+    write_task(tmp_path / "my_tasks_for_a_test")
+    assert named_task("my_tasks_for_a_test").name == "my-tasks-for-a-test", "a folder may have a package's name"
 
 
 def test_a_function_of_ones_own_that_makes_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 from ifir_lightning.benchmarks import infosearch, instructir, mfollowir, retrieval
 from ifir_lightning.benchmarks.task import RankingTask
@@ -34,7 +35,7 @@ def named_task(task: str) -> RankingTask:
     """
     named = NAMED.fullmatch(task)
     if named is None:
-        if is_plugin(task):
+        if is_plugin(task) and not Path(task).exists():
             raise InputError(
                 f"task {task!r} has no path; allowed is module.function:PATH: add :PATH, where its data are"
             )
