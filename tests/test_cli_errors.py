@@ -60,6 +60,10 @@ BAD_FIT = {
         ["--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=-5"],
         ["val_check_interval is -5", "a share of an epoch"],
     ),
+    "no share of an epoch": (
+        ["--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=0.0"],
+        ["val_check_interval is 0.0", "a share of an epoch"],
+    ),
     "no device": (["--trainer.devices=0"], ["trainer: ", "devices='0'"]),
     "betas": (["--model.optimizer.betas=[1.0,0.999]"], ["betas is (1.0, 0.999)", "0 to below 1"]),
     "seed": (["--seed_everything=-1"], ["seed_everything is -1", "0 to 2**32 - 1"]),

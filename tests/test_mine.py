@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -183,6 +184,13 @@ def test_queries_and_passages_that_limits_cut_are_counted(
     passages = sum(len(model.tokenizer.tokenizer(f"{p.title} {p.text}")["input_ids"]) > 11 for p in first)
     assert passages > 0
     assert f"searched 32 of {len(pool)} passages; of the last 32 the limit of 11 tokens cut {passages}" in caplog.text
+
+
+def test_what_comes_next_can_be_copied(
+    heads: dict[str, str], table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine(heads["bi"], table, str(tmp_path / "a table"), choice=Choice(2, 12))
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-1] == f"{tmp_path}/a table"
 
 
 def test_a_model_with_broken_weights_is_refused(heads: dict[str, str], table: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The synthetic world as files: published layouts, the tokenizer, the command that writes them."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,8 @@ def test_synthesize_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFix
     assert row["only_instruction"] in said
     assert row["new_negatives"][0]["text"] in said
     assert f"{tmp_path / 'world'}/train" in said
+    synthesize(str(tmp_path / "a world"), num_rows=10, num_queries=1, num_candidates=30)
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-1] == f"{tmp_path}/a world/train"
 
 
 @pytest.mark.parametrize(
