@@ -8,12 +8,7 @@ import torch
 
 from ifir_lightning.errors import InputError
 
-_LIMITS = {
-    "fit": "limit_train_batches",
-    "validate": "limit_val_batches",
-    "test": "limit_test_batches",
-    "predict": "limit_predict_batches",
-}
+_LIMITS = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
 
 
 def check_trainer(trainer: Mapping[str, Any], command: str) -> None:
@@ -50,6 +45,10 @@ def _check_length(trainer: Mapping[str, Any]) -> None:
                 f"trainer.{key} is {number}; allowed are 1 or more, and -1 for no end of its own: raise it; validate "
                 "runs the benchmarks of a model that is not trained"
             )
+    if trainer["limit_train_batches"] == 0:
+        raise InputError(
+            "trainer.limit_train_batches is 0, so fit would do nothing; allowed is more: leave it out for all batches"
+        )
 
 
 def _check_validations(trainer: Mapping[str, Any]) -> None:

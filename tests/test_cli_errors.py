@@ -47,7 +47,10 @@ BAD_FIT = {
     "no step": (["--trainer.max_steps=0"], ["max_steps is 0", "1 or more", "validate"]),
     "less than no end": (["--trainer.max_steps=-5"], ["max_steps is -5", "1 or more, and -1"]),
     "no epoch": (["--trainer.max_epochs=0"], ["max_epochs is 0", "1 or more"]),
-    "no batch": (["--trainer.limit_train_batches=0"], ["limit_train_batches is 0, so fit would do nothing"]),
+    "no batch": (
+        ["--trainer.limit_train_batches=0"],
+        ["limit_train_batches is 0, so fit would do nothing", "leave it out"],
+    ),
     "no interval": (
         ["--trainer.val_check_interval=0"],
         ["val_check_interval is 0", "1 or more", "limit_val_batches 0"],
@@ -88,18 +91,9 @@ def test_fit(case: str, terminal: Terminal, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["fit", "validate"])
 @pytest.mark.parametrize("strategy", ["auto", "ddp"])
-@pytest.mark.parametrize(
-    ("devices", "nodes", "allowed"),
-    [
-        ("1", "1", "devices 2 --trainer.num_nodes 2"),
-        ("auto", "2", "2"),
-        ("-1", "2", "2"),
-        ("2", "1", "2"),
-        ("0,", "2", "2"),
-    ],
-)
+@pytest.mark.parametrize(("devices", "nodes"), [("1", "1"), ("auto", "2"), ("-1", "2"), ("2", "1"), ("0,", "2")])
 def test_other_processes_than_torchrun_has_started(
-    command: str, strategy: str, devices: str, nodes: str, allowed: str, terminal: Terminal, tmp_path: Path
+    command: str, strategy: str, devices: str, nodes: str, terminal: Terminal, tmp_path: Path
 ) -> None:
     """Each rank would else train alone, or end with a traceback. ``auto`` is one process on a CPU."""
     for name, value in (("TORCHELASTIC_RUN_ID", "1"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2")):
@@ -110,7 +104,7 @@ def test_other_processes_than_torchrun_has_started(
         f"trainer.devices is {devices} and trainer.num_nodes {nodes}, but torchrun has started 4 processes, 2 on this"
     )
     assert asked in line
-    assert allowed in line
+    assert line.endswith("allowed are as many: give --trainer.devices 2 --trainer.num_nodes 2")
     assert not (tmp_path / "run").exists()
 
 
