@@ -24,6 +24,7 @@ from ifir_lightning.callbacks.memory import OutOfMemory
 from ifir_lightning.callbacks.metrics_csv import MetricsCSV
 from ifir_lightning.callbacks.non_finite import NonFinite
 from ifir_lightning.callbacks.prediction import TrecPrediction
+from ifir_lightning.callbacks.progress import without_bars
 from ifir_lightning.callbacks.run_config import RunConfig
 from ifir_lightning.callbacks.watchdog import Watchdog
 from ifir_lightning.commands.audit import audit
@@ -182,6 +183,8 @@ class RetrieverCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         folder, plugins = config["default_root_dir"], config["plugins"] or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ManifestIO()]
+        if config["enable_progress_bar"] is False:
+            kwargs["callbacks"] = without_bars(config["callbacks"])
         if self.subcommand != "fit":
             kwargs["logger"] = False
         elif config["logger"] in (None, True):

@@ -2,7 +2,8 @@
 
 from typing import final
 
-from lightning import Trainer
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
@@ -13,6 +14,12 @@ class ProgressBar(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return super()._get_train_description(current_epoch).replace("/-2", "")
+
+
+def without_bars(callbacks: Callback | list[Callback] | None) -> list[Callback]:
+    """A recipe's callbacks but for progress bars, which Lightning refuses with ``enable_progress_bar: false``."""
+    listed = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+    return [callback for callback in listed if not isinstance(callback, LightningProgressBar)]
 
 
 def console(trainer: Trainer) -> Console:
