@@ -37,6 +37,7 @@ class _Traffic:
 
     collectives: int = 0
     bytes_sent: int = 0
+    meetings: int = 0
 
 
 _traffic = _Traffic()
@@ -138,7 +139,8 @@ def check_in(seconds: float) -> None:
         TimeoutError: Some ranks did not within so many seconds; it lists them.
     """
     store, deadline = _get_default_store(), time.monotonic() + seconds
-    here = [f"ifir_lightning/here/{number}" for number in range(world_size())]
+    _traffic.meetings += 1
+    here = [f"ifir_lightning/here/{_traffic.meetings}/{number}" for number in range(world_size())]
     store.set(here[rank()], "")
     while not store.check(here):
         if time.monotonic() > deadline:

@@ -74,7 +74,7 @@ def commit(path: Path) -> None:
     except BaseException:
         partial_of(path).unlink(missing_ok=True)
         raise
-    flush_folder(path.parent)
+    flush(path.parent)
 
 
 def clear(folder: Path) -> None:
@@ -89,19 +89,19 @@ def is_new(folder: Path) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A whole small file."""
+    """``write_bytes`` in UTF-8."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """A whole small file."""
+    """A file of a content that is in memory, whole or not at all."""
     write_partial(path, lambda file: file.write(content))
     commit(path)
 
 
-def flush_folder(folder: Path) -> None:
-    """Names in a folder as they are now, to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """The bytes of a file, or the names in a folder, as they are now, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -50,7 +50,7 @@ def export_format(retriever: Retriever, wanted: Format | None = None) -> Format:
         InputError: None, or not the one that is wanted: what it computes would be something else there.
     """
     pooling, scorer = retriever.pooling, retriever.scorer
-    late = isinstance(pooling, TokenProjection)
+    late = type(pooling) is TokenProjection  # a subclass may compute something else
     base = pooling.pooling if isinstance(pooling, Projected) else pooling
     if not late and type(base) not in _MODES:
         raise _refusal(f"the pooling {type(pooling).__name__}", "the poolings of ifir_lightning")

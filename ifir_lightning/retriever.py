@@ -19,7 +19,7 @@ from ifir_lightning.models.layouts import Checkpoint
 from ifir_lightning.models.pooling import Pooling
 from ifir_lightning.models.scoring import Scorer
 from ifir_lightning.models.snapshot import snapshot
-from ifir_lightning.models.transformer import build_transformer, load_tokenizer
+from ifir_lightning.models.transformer import build_transformer, load_tokenizer, split_revision
 from ifir_lightning.records import Embeddings, Passage, Tokens, token_chunks
 from ifir_lightning.text import TextTokenizer, listed
 from ifir_lightning.text_format import TextFormat, TextSettings
@@ -193,7 +193,7 @@ def build_retriever(
     with _seeded(seed):
         read = _read(checkpoint, backbone)
         if checkpoint is not None:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
         model = Backbone(read.transformer, read.tokenizer, backbone)
         pooling, scorer = pooling and _drawn(pooling), scorer and _drawn(scorer)
         if pooling is not None:
@@ -202,7 +202,10 @@ def build_retriever(
         text_format = text.over(_said(read, model, chosen_pooling))
         added = model.add_tokens([each for each in (text_format.query_marker, text_format.passage_marker) if each])
         model.adapt()
-    notes = [*_new(read, chosen_pooling, chosen_scorer, seed), *text.differences(read.text)]
+    other = (
+        [] if None in (checkpoint, backbone.tokenizer) else [f"the tokenizer is {backbone.tokenizer!r}, not its own"]
+    )
+    notes = [*other, *_new(read, chosen_pooling, chosen_scorer, seed), *text.differences(read.text)]
     frozen = "" if backbone.lora is None else ", which LoRA leaves as it is"
     notes += [f"token {token!r} is new, with a random embedding (seed {seed}){frozen}" for token in added]
     if text.query_expansion is None and read.text.get("query_expansion", "none") != text_format.query_expansion:
@@ -218,11 +221,10 @@ def _read(checkpoint: str | None, backbone: BackboneSettings) -> Checkpoint:
             f"model.checkpoint is {checkpoint!r} and model.backbone.config {backbone.config!r}; allowed is exactly "
             "one: give a checkpoint for trained weights or a config for random ones"
         )
-    tokenizer = (
-        None
-        if backbone.tokenizer is None
-        else load_tokenizer(backbone.tokenizer, backbone.tokenizer, backbone.trust_remote_code)
-    )
+    tokenizer = None
+    if backbone.tokenizer is not None:
+        source, revision = split_revision(backbone.tokenizer)
+        tokenizer = load_tokenizer(source, backbone.tokenizer, backbone.trust_remote_code, revision)
     if checkpoint is not None:
         read = read_checkpoint(str(checkpoint), backbone.trust_remote_code)
         if tokenizer is not None and len(tokenizer) > read.transformer.config.vocab_size:
@@ -287,7 +289,7 @@ def _said(read: Checkpoint, model: Backbone, pooling: Pooling) -> dict[str, obje
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Random numbers from ``seed`` inside; outside, as if nothing had been drawn."""
+    """The CPU's random numbers from ``seed`` inside; outside, as if nothing had been drawn."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         yield

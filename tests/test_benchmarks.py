@@ -199,6 +199,16 @@ def test_infosearch_metrics_by_hand(tmp_path: Path) -> None:
     }
 
 
+def test_a_passage_judged_below_0_is_not_gold(tmp_path: Path) -> None:
+    run = {f"{base}-{end}": ranked("abcd") for base in "123" for end in ("og", "changed", "reversed")}
+    run["2-changed"] = ranked("dabc")
+    plain = infosearch(tmp_path / "plain").evaluate(run)
+    judged = INFOSEARCH["qrels_og"] + qrels("2 d -1")
+    changed = INFOSEARCH["qrels_changed"] + qrels("2 d 1")
+    found = infosearch(tmp_path / "judged", qrels_og=judged, qrels_changed=changed).evaluate(run)
+    assert (found["wise"], found["sicr"]) == (plain["wise"], plain["sicr"])
+
+
 def test_queries_that_nobody_judged_do_not_count(tmp_path: Path) -> None:
     """Query 4 is not judged at all, query 3 not when reversed."""
     fourth = INFOSEARCH["queries"][0] | {"_id": "4"}

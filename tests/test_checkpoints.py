@@ -733,6 +733,37 @@ def test_texts_in_an_array_are_a_list(modernbert: Path) -> None:
     assert torch.equal(listed, array)
 
 
+def test_another_tokenizer_is_said(modernbert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    AutoTokenizer.from_pretrained(modernbert).save_pretrained(tmp_path)
+    with caplog.at_level(logging.INFO):
+        build_retriever(str(modernbert), BackboneSettings(), MeanPooling(), Cosine())
+        assert "tokenizer" not in caplog.text
+        build_retriever(str(modernbert), BackboneSettings(tokenizer=str(tmp_path)), MeanPooling(), Cosine())
+    assert f"{modernbert}: the tokenizer is {str(tmp_path)!r}, not its own" in caplog.text
+
+
+def test_a_tokenizer_of_a_revision(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, asked = AutoTokenizer.from_pretrained(modernbert), []
+
+    def from_pretrained(source: str, revision: str, **_: Any) -> Any:
+        asked.append((source, revision))
+        return own
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
+    config = {"model_type": "modernbert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for tokenizer in ("owner/name@abc", "owner/name", str(modernbert)):
+        build_retriever(None, BackboneSettings(config=config, tokenizer=tokenizer), MeanPooling(), Cosine())
+    assert asked == [("owner/name", "abc"), ("owner/name", "main"), (str(modernbert), "main")]
+
+
+def test_new_layers_take_no_random_numbers_of_gpus(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    torch.manual_seed(3)
+    build_retriever(str(modernbert), BackboneSettings(), TokenProjection(), MaxSim())
+    assert seeds == [3]
+
+
 def test_a_tokenizer_with_more_tokens_than_embeddings(modernbert: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(modernbert)
     tokenizer.add_tokens(["one-more"])

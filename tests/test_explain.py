@@ -21,10 +21,11 @@ from ifir_lightning.explanation.page import write_page
 from ifir_lightning.explanation.parts import Explanation, Match, Part, aligned
 from ifir_lightning.explanation.picture import draw_changes, largest_changes
 from ifir_lightning.metrics import rank_change, ranks
-from ifir_lightning.models.scoring import MaxSim, WeightedMaxSim
+from ifir_lightning.models.pooling import MeanPooling
+from ifir_lightning.models.scoring import Dot, MaxSim, WeightedMaxSim
 from ifir_lightning.options import run
 from ifir_lightning.records import Passage
-from ifir_lightning.retriever import Retriever
+from ifir_lightning.retriever import Retriever, load_retriever
 from ifir_lightning.spans import Span
 from ifir_lightning.text_format import TextSettings
 
@@ -58,6 +59,13 @@ def test_contributions_add_up_to_the_scores(modernbert: Path, head: Head) -> Non
             each.scores[1] - each.scores[0], abs=1e-5
         )
         assert each.scores[0] != each.scores[1]
+
+
+def test_max_sim_of_one_vector_per_text_is_explained_by_spans(modernbert: Path) -> None:
+    text = TextSettings(max_query_length=64, max_passage_length=64)
+    late, cosine = (explained(load_retriever(str(modernbert), MeanPooling(), each, text)) for each in (MaxSim(), Dot()))
+    assert [each.parts for each in late] == [each.parts for each in cosine]
+    assert not late[0].passage_tokens
 
 
 def test_an_explanation_knows_ranks_and_exclusion(modernbert: Path) -> None:

@@ -129,6 +129,12 @@ def test_a_late_interaction_folder_that_pads_at_the_left_is_said(
 
 
 TOKENS, MEAN = TokenProjection, MeanPooling
+
+
+class OwnProjection(TokenProjection):
+    """Could compute something else."""
+
+
 REFUSED: dict[str, tuple[Callable[[], tuple[Pooling, Scorer]], TextSettings, str]] = {
     "not normalised": (lambda: (TOKENS(normalize=False), MaxSim()), TextSettings(), "not normalised.*allowed are norm"),
     "prefix for PyLate": (lambda: (TOKENS(), MaxSim()), TextSettings("query: "), "prefixes 'query: ' and ''.*markers"),
@@ -137,6 +143,7 @@ REFUSED: dict[str, tuple[Callable[[], tuple[Pooling, Scorer]], TextSettings, str
         TextSettings(query_marker="[CLS]"),
         "a marker before one vector per text",
     ),
+    "a projection of one's own": (lambda: (OwnProjection(), MaxSim()), TextSettings(), "the pooling OwnProjection"),
     "residual": (
         lambda: (Projected(MEAN(), [Dense(32, 8, use_residual=True)]), Cosine()),
         TextSettings(),

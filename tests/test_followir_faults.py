@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from small import retriever, synthetic_data, trainer, write_task
+from test_benchmarks import INSTRUCTIR, write
 
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.errors import InputError
@@ -21,6 +22,15 @@ def test_a_limit_that_cuts_instructions_is_named_once(modernbert: Path, tmp_path
     (message,) = (str(warning.message) for warning in warned if "instructions" in str(warning.message))
     assert "raise model.text.max_query_length" in message
     assert "3 pairs of original and changed became identical" in message
+
+
+def test_tasks_of_one_name_of_two_benchmarks_are_both_warned_of(modernbert: Path, tmp_path: Path) -> None:
+    folder = write(tmp_path / "tiny", INSTRUCTIR)
+    tasks = [f"instructir:{folder}", f"instructir-instruction-first:{folder}"]
+    module = retriever(modernbert, text=TextSettings(max_query_length=4, max_passage_length=64))
+    with pytest.warns(UserWarning, match="the limit of 4 query tokens cuts") as warned:
+        trainer(tmp_path, FollowIRValidation(tasks)).validate(module, synthetic_data())
+    assert sum("the limit of 4" in str(each.message) for each in warned) == 2
 
 
 def test_two_tasks_of_one_name_are_refused(modernbert: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from small import HEADS, Head, Recorder, retriever, synthetic_data, trainer
 
+from ifir_lightning.callbacks import gradients
 from ifir_lightning.callbacks.gradients import GradientNorm
 
 NORM, BACKBONE, NEW = (f"train/gradient_norm{part}" for part in ("", "_backbone", "_new_layers"))
@@ -48,6 +49,11 @@ def test_norms_equal_a_slow_loop(head: Head, modernbert: Path, tmp_path: Path) -
         assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
         assert (expected[NEW] > 0) == (head != "bi-encoder")
     assert seen.after == pytest.approx([0.01] * 4, rel=1e-3)  # what is logged is what was before the clip
+
+
+def test_the_norm_of_no_gradients_lies_where_the_others_do() -> None:
+    """As of a bi-encoder's new layers, on a GPU."""
+    assert gradients._norm([], torch.device("meta")).device.type == "meta"
 
 
 def test_the_share_of_clipped_steps(modernbert: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from small import Recorder, retriever, trainer
 from tables import REAL_TABLES
 from test_teacher_scores import rows_of, write
 
-from ifir_lightning import mining
+from ifir_lightning import durable, mining
 from ifir_lightning.commands.mine import mine
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.data.formats import open_table
@@ -233,6 +233,16 @@ def test_the_negatives_that_are_replaced_are_not_held(
     monkeypatch.setattr(Miner, "__call__", lambda self, rows, folder: given.extend(rows) or [[] for _ in rows])
     mine(heads["bi"], table, str(tmp_path / "mined"), choice=Choice(3, 20))
     assert given == [replace(row, hard_negatives=()) for row in rows_of(table)]
+
+
+def test_the_table_is_on_the_disk_before_it_has_its_name(
+    heads: dict[str, str], table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: dict[str, bytes] = {}
+    monkeypatch.setattr(durable, "flush", lambda path: path.is_dir() or flushed.update({path.name: path.read_bytes()}))
+    mine(heads["bi"], table, str(tmp_path / "mined"), choice=Choice(3, 20))
+    name = durable.partial_of(tmp_path / "mined" / "train.parquet").name
+    assert flushed[name] == (tmp_path / "mined" / "train.parquet").read_bytes()
 
 
 def test_interrupted_and_continued_gives_the_same_bytes(

@@ -97,6 +97,11 @@ def test_instruction_fraction_keeps_as_many_rows_as_it_can(fraction: float, coun
     assert len(set(order)) == len(order)
 
 
+@pytest.mark.parametrize(("num_with", "num_without", "share"), [(0, 9, 0.0), (3, 0, 1.0)])
+def test_one_kind_alone_is_kept_whole(num_with: int, num_without: int, share: float) -> None:
+    assert mixed_counts(num_with, num_without, share) == (num_with, num_without)
+
+
 def test_rows_left_out_change_with_the_epoch() -> None:
     epochs = [mixed_order(HAS_INSTRUCTION, 0.5, seed=0, epoch=epoch) for epoch in range(30)]
     assert set(np.concatenate(epochs)) == set(range(12))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ifir_lightning.errors import InputError
 from ifir_lightning.models.pooling import CLSPooling, LastTokenPooling, MeanPooling, Pooling, TokenProjection
 from ifir_lightning.records import Hidden
 
@@ -104,6 +105,11 @@ def test_without_normalize_the_projection_is_left_as_it_is() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_projection_has_a_bias_if_asked(bias: bool) -> None:
     assert (built(dim=5, bias=bias).layers[0].linear.bias is not None) == bias
+
+
+def test_layers_are_dense() -> None:
+    with pytest.raises(InputError, match=r"model\.pooling layers hold Linear\(.*\); allowed are layers of Dense: give"):
+        TokenProjection(layers=[torch.nn.Linear(WIDTH, 4)]).build(WIDTH)  # type: ignore[list-item]
 
 
 def test_token_weights_start_at_exactly_one() -> None:

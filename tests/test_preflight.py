@@ -122,6 +122,15 @@ def test_ranks_that_come_at_different_times_meet() -> None:
     assert on_ranks(2, late) == [True, True]
 
 
+def first_together() -> str:
+    distributed.check_in(20)
+    return latecomer()
+
+
+def test_a_rank_that_comes_once_is_missed_the_second_time() -> None:
+    assert on_ranks(2, first_together) == ["missing: rank 1", ""]
+
+
 def late() -> bool:
     time.sleep(distributed.rank())
     distributed.check_in(20)

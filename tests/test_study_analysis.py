@@ -84,6 +84,7 @@ def test_a_power_law_is_found_again_and_inverted() -> None:
     assert found.gap == pytest.approx(400.0)
     assert found.size_for(float(law(700.0))) == pytest.approx(700.0)
     assert found.size_for(50.0) == math.inf
+    assert analysis.PowerLaw(50.0, 100.0, 0.02).size_for(50.0 - 1e-8) == math.inf  # 1e500
 
 
 @pytest.mark.parametrize("sizes", [(100, 400, 1600), (1600, 3200, 6400), (0.1, 0.3, 1.0)])

@@ -64,7 +64,7 @@ class InfoSearch(RankingTask):
         }
 
     def _gold(self, base: str) -> list[str]:
-        return [id_ for id_, grade in self.qrels[base + ORIGINAL].items() if grade and self._satisfies(base, id_)]
+        return [id_ for id_, grade in self.qrels[base + ORIGINAL].items() if grade > 0 and self._satisfies(base, id_)]
 
     def _satisfies(self, base: str, passage_id: str) -> bool:
         return self.qrels[base + INSTRUCTED].get(passage_id, 0) > 0

@@ -61,7 +61,7 @@ class FollowIRValidation(Callback):
         self.paths, self.max_tokens, self.untrained = tasks, max_tokens, untrained
         self.tasks: list[RankingTask] = []
         self.observers: list[ValidationObserver] = []
-        self._audited: set[str] = set()
+        self._audited: set[tuple[str, str]] = set()
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == TrainerFn.PREDICTING:
@@ -167,9 +167,10 @@ class FollowIRValidation(Callback):
     def _audit(self, module: RetrieverModule, task: RankingTask) -> float:
         """Share of query tokens that the limit cut; the first time, a warning if that costs instructions."""
         cuts = audit_queries(module.retriever.tokenizer, task.queries, task.instructions)
-        if task.name not in self._audited and (message := cuts.warning(task.name)):
+        key = task.benchmark, task.name
+        if key not in self._audited and (message := cuts.warning(task.name)):
             rank_zero_warn(message)
-        self._audited.add(task.name)
+        self._audited.add(key)
         return cuts.share
 
 

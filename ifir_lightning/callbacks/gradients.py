@@ -37,7 +37,7 @@ class GradientNorm(Callback):
         if not limit and not is_due:
             return
         parts = {"backbone": module.retriever.backbone.parameters(), "new_layers": module.new_layers()}
-        norms = {f"train/gradient_norm_{name}": _norm(parameters) for name, parameters in parts.items()}
+        norms = {f"train/gradient_norm_{name}": _norm(own, module.device) for name, own in parts.items()}
         norm = torch.stack(list(norms.values())).norm()
         self._num_clipped += norm > (limit or float("inf"))  # stays on the device, which nobody waits for
         self._num_steps += 1
@@ -47,5 +47,7 @@ class GradientNorm(Callback):
             self._num_clipped = self._num_steps = 0
 
 
-def _norm(parameters: Iterable[Parameter]) -> Tensor:
-    return distributed.total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+def _norm(parameters: Iterable[Parameter], device: torch.device) -> Tensor:
+    """0 of none, as a bi-encoder has no new layers."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return distributed.total_norm(gradients) if gradients else torch.zeros((), device=device)

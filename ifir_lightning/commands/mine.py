@@ -118,6 +118,7 @@ def _write_table(table: datasets.Dataset, negatives: Sequence[Sequence[Passage]]
     with pq.ParquetWriter(partial, _replaced(bare.data.table.slice(0, 0), []).schema) as file:
         for part, own in _parts(bare, negatives):
             file.write_table(_replaced(part, own))
+    durable.flush(partial)
     durable.commit(path)
 
 

@@ -52,7 +52,7 @@ def mixed_counts(num_with: int, num_without: int, instruction_fraction: float) -
             f"instruction_fraction {share} needs rows of both kinds (0 and 1 need one), but {num_with} have "
             f"an instruction and {num_without} have none: set it to null or add rows"
         )
-    if num_with * (1 - share) <= num_without * share:
+    if share > 0 and num_with * (1 - share) <= num_without * share:
         return num_with, round(num_with * (1 - share) / share)
     return round(num_without * share / (1 - share)), num_without
 

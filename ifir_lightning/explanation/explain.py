@@ -34,7 +34,7 @@ def explain_passages(
         scores: Of every candidate under both, for ranks.
         excluded: Ids of the passages that the changed instruction makes irrelevant.
     """
-    by_token = isinstance(retriever.scorer, MaxSim | WeightedMaxSim)
+    by_token = isinstance(retriever.scorer, MaxSim | WeightedMaxSim) and not retriever.pooling.one_per_text
     places = tuple(ranks(each) for each in scores)
     mean_change = fmean(scores[1][id_] - scores[0][id_] for id_ in scores[0])
     explanations = []

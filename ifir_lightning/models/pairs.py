@@ -3,7 +3,6 @@
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -17,7 +16,7 @@ from transformers import (
 )
 
 from ifir_lightning.errors import InputError, reason
-from ifir_lightning.models.transformer import load_tokenizer
+from ifir_lightning.models.transformer import load_tokenizer, split_revision
 from ifir_lightning.text import special_tokens
 
 PairKind = Literal["cross-encoder", "causal"]
@@ -168,8 +167,8 @@ def load_pair_model(name: str, kind: PairKind, settings: PairSettings, trust_rem
     Raises:
         InputError: It cannot be read, lacks the weights of its kind, or the settings do not fit it.
     """
-    source, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
-    tokenizer = load_tokenizer(source, name, trust_remote_code, revision or None)
+    source, revision = split_revision(name)
+    tokenizer = load_tokenizer(source, name, trust_remote_code, revision)
     loader: Any = AutoModelForSequenceClassification if kind == "cross-encoder" else AutoModelForCausalLM
     try:
         model, report = loader.from_pretrained(

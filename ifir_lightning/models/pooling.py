@@ -163,8 +163,16 @@ class TokenProjection(Pooling):
 
 
 def dense_layers(layers: nn.ModuleList) -> list[Dense]:
-    """The layers of a list that holds nothing else, typed."""
-    return [layer for layer in layers if isinstance(layer, Dense)]
+    """The layers of a list, typed.
+
+    Raises:
+        InputError: One is something else.
+    """
+    found = [layer for layer in layers if isinstance(layer, Dense)]
+    if len(found) < len(layers):
+        other = next(layer for layer in layers if not isinstance(layer, Dense))
+        raise InputError(f"model.pooling layers hold {other}; allowed are layers of Dense: give Dense(in, out)")
+    return found
 
 
 def _apply(layers: nn.ModuleList | None, values_ND: Tensor) -> Tensor:

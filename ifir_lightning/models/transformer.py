@@ -25,6 +25,12 @@ _COMPUTED_SETTINGS = ("global_attn_every_n_layers", "global_rope_theta", "local_
 _SPECIAL_TOKENS = ("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id")
 
 
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A folder, or the hub id and the revision of ``owner/name[@revision]``."""
+    source, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
+    return source, revision or None
+
+
 def load_tokenizer(
     source: str, name: str, trust_remote_code: bool = False, revision: str | None = None
 ) -> PreTrainedTokenizerBase:

@@ -95,7 +95,8 @@ class PowerLaw:
         left = self.limit - value
         if self.gap <= 0 or left < 1e-9:  # a curve that is flat but for rounding
             return float("inf")
-        return float((self.gap / left) ** (1 / self.rate))
+        exponent = math.log(self.gap / left) / self.rate
+        return math.exp(exponent) if exponent < 700 else float("inf")  # beyond what a float holds
 
 
 RATES = np.geomspace(0.02, 4.0, 200)
