@@ -1,13 +1,9 @@
 """What a recipe may import and what a checkpoint may hold, so that neither runs code that nobody asked for."""
 
-import io
-import pickle
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import set_parsing_settings
 
 from ifir_lightning.errors import InputError, reason
@@ -20,27 +16,8 @@ _CALLBACK = "lightning.Callback"
 """jsonargparse's own name of the base class of callbacks, which it tries where one of their arguments is wrong."""
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _TAG = re.compile(r"constructor for the tag 'tag:yaml.org,2002:([^']+)'")
-_METADATA = {
-    "torch.distributed.checkpoint.metadata": (
-        "Metadata",
-        "MetadataIndex",
-        "TensorStorageMetadata",
-        "BytesStorageMetadata",
-        "ChunkStorageMetadata",
-        "TensorProperties",
-        "StorageMeta",
-        "_MEM_FORMAT_ENCODING",
-    ),
-    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
-    "torch.serialization": ("_get_layout",),
-    "torch": ("Size", *sorted(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))),
-    "pathlib": ("PosixPath",),
-}
-"""Everything that torch itself writes into a sharded checkpoint's ``.metadata``."""
 _WRITTEN = ("state_dict", "global_step", "pytorch-lightning_version", "retriever")
 """In every checkpoint that ``fit`` writes."""
-_VALUE = "BytesStorageMetadata"
-"""Of something in a shard that is no tensor."""
 
 
 def restrict_imports() -> None:
@@ -88,69 +65,32 @@ def check_checkpoint(path: str) -> None:
     """See that ``ckpt_path`` is a checkpoint on this machine that holds nothing but data; nothing of it is run.
 
     Raises:
-        InputError: A URL, nothing, a pickle that would run code, no checkpoint of ``fit``, or hyper-parameters: ``fit``
-            writes none, and Lightning would let them name functions and override the command line.
+        InputError: A URL, nothing, a folder, a pickle that would run code, no checkpoint of ``fit``, or
+            hyper-parameters: ``fit`` writes none, and Lightning would let them name functions and override the
+            command line.
     """
     if "://" in path or "::" in path:
         raise InputError(
-            f"ckpt_path {path} is a URL; allowed is a .ckpt file or a sharded folder on this machine: download it, "
+            f"ckpt_path {path} is a URL; allowed is a .ckpt file on this machine: download it, "
             "see where it comes from, and give its path"
         )
     if not Path(path).exists():
         raise InputError(f"ckpt_path {path}: no such file; allowed are a .ckpt file, last and best: check --ckpt_path")
-    if Path(path).is_dir():
-        _check_shards(Path(path))
-    else:
-        _check_file(Path(path), path, _WRITTEN)
-
-
-def _check_file(file: Path, name: str, needed: Sequence[str]) -> None:
-    read = read_weights(file, name)
+    if Path(path).is_dir():  # such as the shards of other programs, whose index torch would unpickle unchecked
+        raise InputError(
+            f"ckpt_path {path} is a folder, and no run folder; allowed are a .ckpt file, last and best: fit writes "
+            "one file under every strategy, so check --ckpt_path"
+        )
+    read = read_weights(Path(path), path)
     content: dict[str, Any] = read if isinstance(read, dict) else {}
     held = [key for key in ("hyper_parameters", "datamodule_hyper_parameters") if content.get(key)]
     if held:
         raise InputError(
-            f"checkpoint {name!r} holds {' and '.join(held)}, which could name functions; allowed are checkpoints "
+            f"checkpoint {path!r} holds {' and '.join(held)}, which could name functions; allowed are checkpoints "
             "that fit wrote, and it writes none: choose one of a run folder's checkpoints"
         )
-    if lacking := [key for key in needed if key not in content]:
+    if lacking := [key for key in _WRITTEN if key not in content]:
         raise InputError(
-            f"checkpoint {name!r} holds no {lacking[0]}; allowed are checkpoints that fit wrote: choose one of a run "
+            f"checkpoint {path!r} holds no {lacking[0]}; allowed are checkpoints that fit wrote: choose one of a run "
             "folder's checkpoints"
         )
-
-
-def _check_shards(folder: Path) -> None:
-    """torch unpickles ``.metadata``, and the values in the shards that are no tensors, without restriction."""
-    index = folder / ".metadata"
-    try:
-        with index.open("rb") as file:
-            metadata = _MetadataUnpickler(file).load()
-        plain = {name for name, kind in metadata.state_dict_metadata.items() if type(kind).__name__ == _VALUE}
-        for place, stored in metadata.storage_data.items():
-            if place.fqn in plain:
-                _check_value(folder, stored)
-    except (OSError, pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"ckpt_path {folder} is a folder without a readable .metadata and shards ({reason(error)}); allowed are "
-            "sharded checkpoints that fit wrote: choose another"
-        ) from error
-    if (folder / "meta.pt").exists():
-        _check_file(folder / "meta.pt", str(folder), ())
-
-
-def _check_value(folder: Path, stored: Any) -> None:
-    if stored.transform_descriptors:
-        raise ValueError(f"{stored.relative_path} is transformed")
-    with (folder / stored.relative_path).open("rb") as file:
-        file.seek(stored.offset)
-        torch.load(io.BytesIO(file.read(stored.length)), map_location="cpu", weights_only=True)
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    """Knows the classes of ``.metadata`` and no others."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name not in _METADATA.get(module, ()):
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which could run code")
-        return super().find_class(module, name)
