@@ -28,13 +28,11 @@ def instruction_margins(retriever: Retriever, rows: Sequence[Row]) -> Tensor:
     negatives = [instruction_negatives(row) for row in rows]
     passages = [p for row, broken in zip(rows, negatives, strict=True) for p in (row.positives[0], *broken)]
     groups = [1 + len(broken) for broken in negatives]
-    first = [sum(groups[:number]) for number in range(len(groups))]
-    index = [
-        (2 * number + without, first[number] + place)
-        for number, size in enumerate(groups)
-        for without in (0, 1)
-        for place in range(size)
-    ]
+    index, first = [], 0
+    for number, size in enumerate(groups):
+        own = range(first, first + size)
+        index += [(query, passage) for query in (2 * number, 2 * number + 1) for passage in own]
+        first = own.stop
     tokenizer = retriever.tokenizer
     encoded = retriever.encode(tokenizer.queries(queries)), retriever.encode(tokenizer.passages(passages))
     scores = retriever.scorer.pairs(*encoded, torch.tensor(index)).split([2 * size for size in groups])

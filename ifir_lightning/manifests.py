@@ -160,9 +160,9 @@ def best(folder: Path) -> Path | None:
 
 def ranked(folder: Path) -> list[Path]:
     """Checkpoints by score, the highest first, of equals the earliest; of the newest's metric and tasks only."""
-    scores = {path: score for path in in_order(folder) if (score := _peek(path)[1]) is not None}
-    metric = [name for name, _ in scores.values()][-1:]
-    return sorted((path for path, (name, _) in scores.items() if [name] == metric), key=lambda path: -scores[path][1])
+    scored = [(path, score) for path in in_order(folder) if (score := _peek(path)[1]) is not None]
+    same = [(path, value) for path, (metric, value) in scored if metric == scored[-1][1][0]]
+    return [path for path, _ in sorted(same, key=lambda each: -each[1])]
 
 
 def in_order(folder: Path) -> list[Path]:

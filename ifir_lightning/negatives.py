@@ -37,13 +37,16 @@ def count_negatives(
         in_batch_QP & ~own_P,
     )
     margins_QP = scores_QP.gather(1, targets_Q[:, None]) - scores_QP
-    sums = []
-    for mask_QP in masks:
+
+    def sums(mask_QP: Tensor) -> Tensor:
         asked_Q = mask_QP.any(dim=1)
         won_Q = beats(scores_QP, targets_Q, mask_QP) & asked_Q
-        sums += [mask_QP.sum(), asked_Q.sum(), won_Q.sum()]
-        sums += [each_QP[mask_QP].sum(dtype=torch.float64) for each_QP in (margins_QP, gradients_QP.abs())]
-    return torch.stack([each.double() for each in sums]).view(len(masks), -1)
+        counts = [each.sum().double() for each in (mask_QP, asked_Q, won_Q)]
+        return torch.stack(
+            counts + [each[mask_QP].sum(dtype=torch.float64) for each in (margins_QP, gradients_QP.abs())]
+        )
+
+    return torch.stack([sums(mask_QP) for mask_QP in masks])
 
 
 def negative_figures(sums_45: Tensor, num_queries: float) -> dict[str, float]:

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from ifir_lightning.data.evalset import Task
 from ifir_lightning.metrics import Run, evaluate_run
-from ifir_lightning.reranking import Encoded, Reranker
+from ifir_lightning.reranking import Encoded, Reranker, as_run
 from ifir_lightning.retriever import Retriever
 from ifir_lightning.spans import Span, query_spans
 from ifir_lightning.text import TextTokenizer
@@ -58,22 +57,16 @@ def _rank(retriever: Retriever, task: Task, tokenizers: Sequence[TextTokenizer])
     queries = {id_: (text, task.instructions[id_]) for id_, text in task.queries.items()}
     query_ids = list(queries)
     encoded = [retriever.encode(tokenizer.queries(queries.values())) for tokenizer in tokenizers]
-    pairs: list[tuple[str, str]] = []
+    pairs: list[tuple[int, str]] = []
     scores: list[list[Tensor]] = [[] for _ in tokenizers]
 
     def observe(chunk: Encoded) -> None:
         for parts, embeddings in zip(scores, encoded, strict=True):
             parts.append(retriever.scorer.pairs(embeddings, chunk.passages, chunk.index_K2))
-        pairs.extend((query_ids[query], chunk.ids[place]) for query, place in chunk.index_K2.tolist())
+        pairs.extend((query, chunk.ids[place]) for query, place in chunk.index_K2.tolist())
 
     _, cut = Reranker(retriever)(queries, task.passages, task.candidates, observe=observe)
-    runs: list[Run] = []
-    for parts in scores:
-        run: Run = {query_id: {} for query_id in query_ids}
-        for (query_id, passage_id), score in zip(pairs, torch.cat(parts).tolist(), strict=True):
-            run[query_id][passage_id] = score
-        runs.append(run)
-    return runs, cut
+    return [as_run(query_ids, pairs, parts) for parts in scores], cut
 
 
 def _audit(task: Task, tokenizer: TextTokenizer, run: Run) -> LimitAudit:

@@ -99,7 +99,7 @@ class Reranker:
                 scored += [(query, chunk.ids[place]) for query, place in pairs]
                 cut, total = cut + int(chunk.tokens.cut_B.sum()), total + int(chunk.tokens.lengths_B.sum())
                 advance(len(chunk.ids))
-        return self._merge(_run(list(queries), scored, scores)), share_cut(cut, total)
+        return self._merge(as_run(list(queries), scored, scores)), share_cut(cut, total)
 
     def _score(self, queries: Embeddings, chunk: Chunk, index_K2: Tensor, observe: Observer) -> Tensor:
         """scores_K of (query, passage) pairs, on the device; the passages' embeddings end here."""
@@ -166,7 +166,7 @@ def _ahead(function: Callable[[S], T], items: Sequence[S], num_ready: int = 2) -
         pool.shutdown(cancel_futures=True)
 
 
-def _run(query_ids: Sequence[str], scored: Sequence[tuple[int, str]], scores: Sequence[Tensor]) -> Run:
+def as_run(query_ids: Sequence[str], scored: Sequence[tuple[int, str]], scores: Sequence[Tensor]) -> Run:
     """Scores of (number of the query, id of the passage) pairs as a run."""
     run: Run = {query_id: {} for query_id in query_ids}
     values = torch.cat(list(scores)).tolist() if scores else []

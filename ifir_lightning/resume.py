@@ -213,10 +213,12 @@ def _check_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -
     changed = [key for key in keys if _meaning(key, before.get(key)) != _meaning(key, now.get(key))]
     if changed and (before or "ckpt_path" in now):
         named = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
-        forced = "" if any(map(_is_of_the_rows, changed)) else ", or continue on purpose with --ckpt_path last"
+        remedy = "restore them, choose another folder, or continue on purpose with --ckpt_path last"
+        if any(map(_is_of_the_rows, changed)):
+            remedy = "restore them or choose another folder"
         raise InputError(
             f"trainer.default_root_dir {folder} holds a run with other settings: {named}; to continue it they must be "
-            f"the same: restore them{' or' if not forced else ','} choose another folder{forced}"
+            f"the same: {remedy}"
         )
 
 

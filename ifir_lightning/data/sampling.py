@@ -4,7 +4,7 @@ Every choice is a pure function of (seed, epoch, row): it knows no rank, no work
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ifir_lightning.data.order import check_seed, permutation
 from ifir_lightning.errors import InputError
-from ifir_lightning.records import Group, Kind, Row, row_passages
+from ifir_lightning.records import Group, Kind, Passage, Row, row_passages
 
 _log = logging.getLogger(__name__)
 
@@ -121,10 +121,15 @@ class GroupSampler:
 def _usable_negatives(row: Row) -> tuple[list[Negative], list[Negative]]:
     """Instruction and hard negatives in file order with their kind, without the row's positives."""
     positive_ids = {passage.id for passage in row.positives}
-    usable = [(place, passage.id not in positive_ids) for place, passage in enumerate(row_passages(row))]
-    first_hard = len(row.positives) + len(row.instruction_negatives)
-    broken = [(place, Kind.INSTRUCTION_NEGATIVE) for place, use in usable[len(row.positives) : first_hard] if use]
-    return broken, [(place, Kind.HARD_NEGATIVE) for place, use in usable[first_hard:] if use]
+
+    def usable(passages: Sequence[Passage], kind: Kind, start: int) -> list[Negative]:
+        return [(number, kind) for number, each in enumerate(passages, start) if each.id not in positive_ids]
+
+    first = len(row.positives)
+    return (
+        usable(row.instruction_negatives, Kind.INSTRUCTION_NEGATIVE, first),
+        usable(row.hard_negatives, Kind.HARD_NEGATIVE, first + len(row.instruction_negatives)),
+    )
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -186,13 +186,16 @@ def first_choices(study: Study) -> dict[str, Value]:
 
 def make_trial(study: Study, head: str, number: int, seed: int, point: Mapping[str, Value]) -> Trial | None:
     """The trial at a point; None where the head does without an axis and another point is the same training already."""
-    own = {name: value for name, value in point.items() if head in (study.axes[name].heads or (head,))}
-    base = {} if study.points else first_choices(study)
-    if study.points is None and any(point[name] != base[name] for name in point if name not in own):
-        return None
-    held = {} if study.cross else {name: base[name] for name in base if head in (study.axes[name].heads or (head,))}
+    reads = {name for name, axis in study.axes.items() if head in (axis.heads or (head,))}
+    own = varied = {name: value for name, value in point.items() if name in reads}
+    if study.points is None:
+        base = first_choices(study)
+        if any(value != base[name] for name, value in point.items() if name not in reads):
+            return None
+        if not study.cross:
+            varied = {name: value for name, value in base.items() if name in reads} | own
     settings = [study.settings, study.heads[head]]
-    settings += [study.axes[name].settings(value) for name, value in (held | own).items()]
+    settings += [study.axes[name].settings(value) for name, value in varied.items()]
     merged: dict[str, Value] = {"budget": study.budget}
     for each in settings:
         for key, value in each.items():  # a factor of what only the recipe says is kept

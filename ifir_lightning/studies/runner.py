@@ -57,6 +57,8 @@ class Running:
     began: float
     seconds: float = 0.0
     """How long it ran, once it has ended."""
+    fault: str | None = None
+    """Why it did not come to train, once it has ended."""
 
 
 def prepare(study: Study, folder: Path, prepared: Sequence[Trial] = ()) -> list[Trial]:
@@ -132,31 +134,31 @@ def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT)
     planned = num_trials(study)
     start = partial(_start, command, max(1, _num_cores() // jobs))
     running: list[Running] = []
-    refused: list[Running] = []
+    ended: list[Running] = []  # and not recorded
     has_trained = False
     try:
         while True:
             for each in [each for each in running if each.process.exitcode is not None]:
                 each.seconds = time.monotonic() - each.began
+                each.fault = refusal(paths(folder, each.trial), each.process.exitcode or 0, each.log_size)
                 running.remove(each)
-                fault = refusal(paths(folder, each.trial), each.process.exitcode or 0, each.log_size)
-                if fault is None or has_trained:
-                    has_trained = True
-                    _log.info(_finish(folder, each, planned))
-                else:
-                    refused.append(each)
-                    _log.warning(fault)
-            while refused and has_trained:
-                _log.info(_finish(folder, refused.pop(0), planned))
-            if refused and not any((folder / "trials").glob("*.json")):
-                raise InputError(fault)
+                ended.append(each)
+                has_trained = has_trained or each.fault is None
+                if not has_trained:
+                    _log.warning(each.fault)
+            while ended and has_trained:
+                _log.info(_finish(folder, ended.pop(0), planned))
+            if ended and not any((folder / "trials").glob("*.json")):
+                raise InputError(ended[-1].fault)
             if len(listed) < planned:
                 listed = prepare(study, folder, listed)
-            waiting = _free(folder, listed, start, running, refused)
+            waiting = _free(folder, listed, start, running, ended)
             while len(running) < jobs and (started := next(waiting, None)) is not None:
                 running.append(started)
-            if refused and not running:
-                raise InputError(f"none of {len(refused)} trials comes to train here, and none is recorded: {fault}")
+            if ended and not running:
+                raise InputError(
+                    f"none of {len(ended)} trials comes to train here, and none is recorded: {ended[-1].fault}"
+                )
             if not running and len(listed) == planned:
                 return listed
             time.sleep(POLL_SECONDS if len(listed) == planned else SEARCH_SECONDS)
@@ -165,7 +167,7 @@ def run(study: Study, folder: Path, jobs: int = 1, command: Sequence[str] = FIT)
             each.process.terminate()
         for each in running:
             each.process.join()
-        for each in (*running, *refused):
+        for each in (*running, *ended):
             each.lock.close()
 
 
@@ -174,7 +176,7 @@ def _free(
     listed: Sequence[Trial],
     start: Callable[[Paths, Sequence[IO[str]]], ForkProcess],
     running: Sequence[Running],
-    refused: Sequence[Running],
+    ended: Sequence[Running],
 ) -> Iterator[Running]:
     """Starts trials that nobody has begun or whose process is gone; none of them keeps the locks of the others."""
     for trial in listed:
@@ -187,9 +189,7 @@ def _free(
             lock.close()
             continue
         log_size = files.log.stat().st_size if files.log.exists() else 0
-        yield Running(
-            trial, start(files, [each.lock for each in (*running, *refused)]), lock, log_size, time.monotonic()
-        )
+        yield Running(trial, start(files, [each.lock for each in (*running, *ended)]), lock, log_size, time.monotonic())
 
 
 def _take(file: Path) -> IO[str] | None:
