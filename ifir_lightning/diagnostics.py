@@ -10,14 +10,8 @@ from torch import Tensor
 
 from ifir_lightning.models.scoring import Cosine, Rectangle, Reduction, rectangles
 from ifir_lightning.records import Embeddings, on_device, segment_reduce
-from ifir_lightning.spans import Span
+from ifir_lightning.spans import SPAN_NAMES, Span
 
-SPAN_NAMES = {
-    Span.QUERY: "query",
-    Span.INSTRUCTION: "instruction",
-    Span.MARKERS: "markers",
-    Span.EXPANSION: "expansion",
-}
 SCORERS = ("maxsim", "weighted", "smooth_maximum", "top_k_mean", "mean_pooled_cosine")
 
 

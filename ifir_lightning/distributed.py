@@ -82,7 +82,7 @@ def gather_objects(value: T) -> list[T]:
     return values
 
 
-def average(values: Tensor) -> Tensor:
+def all_reduce_mean(values: Tensor) -> Tensor:
     """Mean over ranks, without gradient."""
     if world_size() == 1:
         return values
@@ -122,7 +122,7 @@ def exchange_scores(scores_QP: Tensor) -> Tensor:
     return blocks_WQP.transpose(0, 1).flatten(1)
 
 
-def largest(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """The largest value of all ranks, over the network of their CPUs: no GPU has to be waited for."""
     if world_size() == 1:
         return value
@@ -194,7 +194,7 @@ def gather_weights(root: nn.Module) -> None:
             root.unshard()
 
 
-def whole(state: T) -> T:
+def full_state(state: T) -> T:
     """A state with whole tensors on the CPU in place of sharded ones, gathered one at a time.
 
     All ranks call it; only rank 0 has the tensors, the others None.

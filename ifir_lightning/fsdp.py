@@ -34,10 +34,10 @@ class FSDP2(DDPStrategy):
                 distributed.shard(part, self.root_device)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        return distributed.whole(super().lightning_module_state_dict())
+        return distributed.full_state(super().lightning_module_state_dict())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return distributed.whole(super().optimizer_state(optimizer))
+        return distributed.full_state(super().optimizer_state(optimizer))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):

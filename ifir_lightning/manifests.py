@@ -158,6 +158,11 @@ def best(folder: Path) -> Path | None:
     return None
 
 
+def best_or_newest(folder: Path) -> Path | None:
+    """``best``, or ``newest`` where none was validated; InputError as ``newest``."""
+    return best(folder) or newest(folder)
+
+
 def ranked(folder: Path) -> list[Path]:
     """Checkpoints by score, the highest first, of equals the earliest; of the newest's metric and tasks only."""
     scored = [(path, score) for path in in_order(folder) if (score := _peek(path)[1]) is not None]

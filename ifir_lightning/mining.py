@@ -17,7 +17,7 @@ from ifir_lightning.errors import InputError
 from ifir_lightning.records import Embeddings, Passage, Row, on_device
 from ifir_lightning.reranking import Reranker, passage_chunks
 from ifir_lightning.retriever import Retriever
-from ifir_lightning.search import QUERIES_PER_BLOCK, Best, merge, nothing
+from ifir_lightning.search import Best, in_blocks, merge, nothing
 from ifir_lightning.teachers import check_finite
 
 _log = logging.getLogger(__name__)
@@ -125,11 +125,11 @@ class Miner:
             _log.warning(
                 "the limit of %d tokens cuts %d of %d queries, whose instruction stands at their end: raise "
                 "--text.max_query_length",
-                *(self.retriever.tokenizer.format.max_query_length, num_cut, len(rows)),
+                self.retriever.tokenizer.format.max_query_length,
+                num_cut,
+                len(rows),
             )
-        encoded = self.retriever.encode(queries, self.max_tokens)
-        starts = range(0, len(encoded), QUERIES_PER_BLOCK)
-        blocks = encoded.split(*(min(QUERIES_PER_BLOCK, len(encoded) - start) for start in starts))
+        blocks = in_blocks(self.retriever.encode(queries, self.max_tokens))
         done, best = _read_state(folder / STATE, self.retriever.device) or (
             0,
             nothing(len(rows), self.retriever.device),
@@ -140,7 +140,11 @@ class Miner:
             _write_state(folder / STATE, stop, best)
             _log.info(
                 "searched %d of %d passages; of the last %d the limit of %d tokens cut %d",
-                *(stop, len(self.pool), stop - start, self.retriever.tokenizer.format.max_passage_length, num_cut),
+                stop,
+                len(self.pool),
+                stop - start,
+                self.retriever.tokenizer.format.max_passage_length,
+                num_cut,
             )
         return best
 

@@ -157,7 +157,7 @@ class RetrieverModule(LightningModule):
         followed = instruction_accuracy(*scored).nan_to_num() * asked
         cut = (batch.queries.cut_B > 0).float().mean()
         shares = torch.stack([loss.detach(), accuracy(*scored), cut, asked, followed])
-        loss, correct, cut, asked, followed = distributed.average(shares)
+        loss, correct, cut, asked, followed = distributed.all_reduce_mean(shares)
         log = {
             "train/accuracy": correct,
             "train/accuracy_instruction_negatives": followed / asked,  # NaN where no query of the batch has one

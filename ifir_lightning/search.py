@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from ifir_lightning import distributed
 from ifir_lightning.benchmarks.task import RankingTask
 from ifir_lightning.metrics import Run
-from ifir_lightning.records import Passage, on_device
+from ifir_lightning.records import Embeddings, Passage, on_device
 from ifir_lightning.reranking import Observer, Reranker, passage_chunks, share_cut
 from ifir_lightning.retriever import Retriever
 
@@ -38,6 +38,12 @@ def run_task(
     return Reranker(retriever, max_tokens)(queries, task.passages, task.candidates, advance, observe)
 
 
+def in_blocks(queries: Embeddings) -> Sequence[Embeddings]:
+    """Queries as many at a time as are scored against a chunk of passages."""
+    starts = range(0, len(queries), QUERIES_PER_BLOCK)
+    return queries.split(*(min(QUERIES_PER_BLOCK, len(queries) - start) for start in starts))
+
+
 @torch.inference_mode()
 def search(
     retriever: Retriever,
@@ -60,9 +66,7 @@ def search(
         max_tokens: Tokens encoded at a time.
         advance: Called with the number of passages done, for a progress bar.
     """
-    encoded = retriever.encode(retriever.tokenizer.queries(queries.values()), max_tokens)
-    starts = range(0, len(encoded), QUERIES_PER_BLOCK)
-    blocks = encoded.split(*(min(QUERIES_PER_BLOCK, len(encoded) - start) for start in starts))
+    blocks = in_blocks(retriever.encode(retriever.tokenizer.queries(queries.values()), max_tokens))
     ordered = sorted(passages, reverse=True)
     place_of = {id_: place for place, id_ in enumerate(ordered)}
     best = [[nothing(len(block), retriever.device)] for block in blocks]
@@ -106,7 +110,7 @@ def merge(parts: Sequence[Best], depth: int) -> Best:
 
 def _of_all_ranks(best: list[Best], depth: int) -> list[Best]:
     """The best of every rank, on every rank, a block of queries at a time."""
-    width = distributed.largest(max((places_QK.shape[1] for _, places_QK in best), default=0))
+    width = distributed.all_reduce_max(max((places_QK.shape[1] for _, places_QK in best), default=0))
     return [merge(_gathered(each, width), depth) for each in best]
 
 

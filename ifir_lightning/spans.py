@@ -20,6 +20,9 @@ class Span(IntEnum):
     EXPANSION = 3
 
 
+SPAN_NAMES = {span: span.name.lower() for span in Span}
+
+
 def query_spans(tokenizer: TextTokenizer, texts: Sequence[tuple[str, str]]) -> Tensor:
     """spans_T: the ``Span`` of every token of ``tokenizer.queries(texts)``.
 

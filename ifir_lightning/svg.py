@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 # Each stands out from a white and from a black page (a contrast of 3 or more), and by its marker in print.
 COLOURS = ("#3b82f6", "#d97706", "#0d9668", "#d6499b", "#8b6cf0", "#7c8595", "#e5484d", "#0891b2")
 MARKERS = "osD^vPX*"
+LABELS = {"p_mrr": "p-MRR (x100)", "score_b": "Score B (x100)"}
+"""Of the axes of metrics."""
 INK = "#010203"
 """Becomes the page's own colour of text."""
 

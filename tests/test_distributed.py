@@ -11,11 +11,11 @@ from ranks import on_ranks
 from torch import Tensor
 
 from ifir_lightning.distributed import (
+    all_reduce_max,
     exchange_scores,
     gather_embeddings,
     gather_objects,
     gather_rows,
-    largest,
     rank,
     world_size,
 )
@@ -121,7 +121,7 @@ def test_scores_go_to_the_rank_of_their_query_and_gradients_back(num_ranks: int)
 
 
 def largest_of_ranks() -> list[int]:
-    return [largest(rank()), largest(-rank())]
+    return [all_reduce_max(rank()), all_reduce_max(-rank())]
 
 
 def test_the_largest_value_of_all_ranks() -> None:
@@ -138,7 +138,7 @@ def test_objects_of_every_rank() -> None:
 
 def test_one_process_is_the_identity() -> None:
     texts, scores_QP = global_texts(2), global_scores(1)
-    assert (rank(), world_size(), gather_objects("x"), largest(-5)) == (0, 1, ["x"], -5)
+    assert (rank(), world_size(), gather_objects("x"), all_reduce_max(-5)) == (0, 1, ["x"], -5)
     assert gather_rows(scores_QP) is scores_QP
     assert gather_embeddings(texts) is texts
     assert exchange_scores(scores_QP) is scores_QP

@@ -16,7 +16,7 @@ from small import Recorder, retriever, trainer
 from tables import REAL_TABLES
 from test_teacher_scores import rows_of, write
 
-from ifir_lightning import durable, mining
+from ifir_lightning import durable, mining, search
 from ifir_lightning.commands.mine import mine
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.data.formats import open_table
@@ -39,7 +39,7 @@ A, B, C, D, E = (Passage(letter, "", f"text {letter}") for letter in "abcde")
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mining, "PASSAGES_PER_SLICE", 32)
-    monkeypatch.setattr(mining, "QUERIES_PER_BLOCK", 4)
+    monkeypatch.setattr(search, "QUERIES_PER_BLOCK", 4)
 
 
 @pytest.fixture(scope="module")

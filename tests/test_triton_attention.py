@@ -194,7 +194,7 @@ TYPES = {"cos": "*fp32", "sin": "*fp32", "tiles": "*i32", "divisor": "*fp32", "m
 TYPES |= {"num_tokens": "i32", "scale": "fp32"}
 REGISTERS = {"forward_kernel": FORWARD_REGISTERS, "keys_kernel": KEYS_REGISTERS}
 for name, window, half in (("bf16", 0, 32), ("bf16", 65, 32), ("fp16", 65, 32), ("bf16", 65, 64)):
-    for kernel in (kernels.turn_kernel, kernels.forward_kernel, kernels.queries_kernel, kernels.keys_kernel):
+    for kernel in (kernels.rotate_kernel, kernels.forward_kernel, kernels.queries_kernel, kernels.keys_kernel):
         fixed = {"NUM_HEADS": 12, "HALF": half, "TILE": TILE, "WINDOW": window, "VALUES": True}
         fixed = {argument: value for argument, value in fixed.items() if argument in kernel.arg_names}
         types = {argument: TYPES.get(argument, "*" + name) for argument in kernel.arg_names}
@@ -215,5 +215,5 @@ def test_the_kernels_compile_for_an_h100(tmp_path: Path) -> None:
     lines = [line.split() for line in done.stdout.splitlines()]
     assert len(lines) == 4 * 4
     assert max(int(shared) for *_, shared, _ in lines) <= 227 * 1024, done.stdout
-    assert all((tensor_cores == "True") == (name != "turn_kernel") for name, *_, tensor_cores in lines), done.stdout
+    assert all((tensor_cores == "True") == (name != "rotate_kernel") for name, *_, tensor_cores in lines), done.stdout
     assert {varying for _, _, varying, *_ in lines} == {"[]"}, "compiled again where a number of tokens divides by 16"

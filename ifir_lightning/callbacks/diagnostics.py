@@ -140,7 +140,7 @@ class FollowIRDiagnostics(ValidationObserver):
     def finish(self, trainer: Trainer, module: RetrieverModule, folder: Path) -> dict[str, float]:
         cost = 100 * self._seconds / self._total
         means = mean_figures(list(self._tasks.values())) | {
-            "cost": float(distributed.average(torch.tensor(cost, device=module.device)))
+            "cost": float(distributed.all_reduce_mean(torch.tensor(cost, device=module.device)))
         }
         if trainer.is_global_zero:
             record = {"step": module.steps_done, "means": means, "tasks": self._tasks}

@@ -44,7 +44,7 @@ class ExportBest(Callback):
         if not self.possible:
             return
         folder = Path(trainer.default_root_dir)
-        checkpoint = manifests.best(folder / "checkpoints") or manifests.newest(folder / "checkpoints")
+        checkpoint = manifests.best_or_newest(folder / "checkpoints")
         if checkpoint is None:
             rank_zero_warn("ExportBest: no checkpoint was written, nothing is exported: add Checkpoints")
             return

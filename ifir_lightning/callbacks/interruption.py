@@ -90,7 +90,7 @@ class Interruption(Callback):
         """Whether a signal has reached any rank; all ranks ask together, until one has."""
         if self._leaves:
             return False
-        self._leaves = _ORDER[distributed.largest(self._received)]
+        self._leaves = _ORDER[distributed.all_reduce_max(self._received)]
         if self._leaves and trainer.is_global_zero:
             name, step, kept = signal.Signals(self._leaves).name, trainer.global_step, bool(_savers(trainer))
             then = "start it again and it continues" if kept else "without a checkpoint: Checkpoints is no callback"

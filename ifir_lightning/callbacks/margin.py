@@ -66,7 +66,7 @@ class InstructionMarginProbe(ValidationObserver):
         sums = torch.zeros(len(NAMES), device=module.device)
         if own:
             sums = instruction_margins(module.retriever, own).sum(0)
-        means = distributed.average(sums) * distributed.world_size() / len(self._rows)
+        means = distributed.all_reduce_mean(sums) * distributed.world_size() / len(self._rows)
         scales = (1, 1, 100, 100)
         figures = {name: value * scale for name, value, scale in zip(NAMES, means.tolist(), scales, strict=True)}
         if trainer.is_global_zero:

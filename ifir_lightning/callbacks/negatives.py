@@ -47,7 +47,7 @@ class TypedNegatives(Callback):
             return
         sums = count_negatives(*self._scored, self._gradients_QP, len(batch.passages))
         self._scored = self._gradients_QP = None
-        figures = negative_figures(distributed.average(sums).cpu(), len(batch.queries))
+        figures = negative_figures(distributed.all_reduce_mean(sums).cpu(), len(batch.queries))
         module.log_dict({f"train/negatives/{name}": value for name, value in figures.items()})
 
     def _see(self, loss: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:

@@ -1,6 +1,5 @@
 """What looks on while FollowIRValidation works."""
 
-from abc import ABC
 from pathlib import Path
 
 from lightning import Callback, Trainer
@@ -10,7 +9,7 @@ from ifir_lightning.module import RetrieverModule
 from ifir_lightning.reranking import Encoded
 
 
-class ValidationObserver(Callback, ABC):
+class ValidationObserver(Callback):
     """A callback that ``FollowIRValidation`` calls, on every rank, so that nothing is encoded twice.
 
     Per validation: for every FollowIR task ``begin_task``, ``observe`` for each chunk of passages, ``end_task``; then

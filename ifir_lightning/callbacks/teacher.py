@@ -79,7 +79,7 @@ class TeacherFigures(Callback):
         span_Q = self._span(module, batch.queries.lengths_B)
         if span_Q is not None:
             figures["reachable_probability"] = largest_probability(span_Q, batch.group_size).to(module.device)
-        means = distributed.average(torch.stack([each.mean() for each in figures.values()]))
+        means = distributed.all_reduce_mean(torch.stack([each.mean() for each in figures.values()]))
         names = [f"train/teacher/{name}" for name in figures]
         module.log_dict(dict(zip(names, means, strict=True)), batch_size=len(batch.queries))
 

@@ -140,5 +140,8 @@ def _report(negatives: Sequence[Sequence[Passage]], choice: Choice) -> None:
         _log.warning(
             "%d of %d rows have no hard negative left: within ranks %d to %d all others score too high; lower the "
             "margins, raise choice.rank_to, or train on rows that have some",
-            *(bare, len(counts), choice.rank_from, choice.rank_to),
+            bare,
+            len(counts),
+            choice.rank_from,
+            choice.rank_to,
         )

@@ -5,10 +5,11 @@ from html import escape
 from itertools import product
 from typing import Any
 
-from ifir_lightning.comparison.pictures import LABELS, SIDES, draw_curves, draw_intervals
+from ifir_lightning.comparison.pictures import SIDES, draw_curves, draw_intervals
 from ifir_lightning.comparison.report import METRICS, p_text, with_interval
 from ifir_lightning.comparison.results import MEAN
 from ifir_lightning.page import figure, note, page
+from ifir_lightning.svg import LABELS
 
 
 def comparison_page(report: dict[str, Any]) -> str:

@@ -5,9 +5,8 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from ifir_lightning.comparison.results import MEAN
-from ifir_lightning.svg import INK, as_text, draw_svg, legend_above, style
+from ifir_lightning.svg import INK, LABELS, as_text, draw_svg, legend_above, style
 
-LABELS = {"p_mrr": "p-MRR (x100)", "score_b": "Score B (x100)"}
 SIDES = {"steps": "training steps (optimizer updates)", "queries_seen": "training queries seen"}
 
 

@@ -190,7 +190,11 @@ def _check_texts(table: pa.Table, path: str, name: str) -> None:
         raise InputError(f"{path}: all passages in {name} are empty; allowed are passages with a text: fill them in")
     _log.warning(
         "%s: %d of %d passages in %s are empty, the first in row %d: they are trained on like others",
-        *(path, num_empty, num_passages, name, (counts > 0).argmax()),
+        path,
+        num_empty,
+        num_passages,
+        name,
+        (counts > 0).argmax(),
     )
 
 
@@ -204,7 +208,10 @@ def _check_instructions(table: pa.Table, path: str) -> None:
         first = table.column("has_instruction").is_null().to_numpy().argmax()
         _log.warning(
             "%s: %d of %d rows have no has_instruction, the first is row %d: they count as rows without an instruction",
-            *(path, unknown, table.num_rows, first),
+            path,
+            unknown,
+            table.num_rows,
+            first,
         )
     flagged = flags(table)
     blank = np.concatenate([_is_blank(chunk) for chunk in table.column("only_instruction").chunks])
@@ -219,7 +226,10 @@ def _check_instructions(table: pa.Table, path: str) -> None:
     _log.warning(
         "%s: %d of %d rows with has_instruction have an empty only_instruction, the first is row %d: they are trained "
         "on without one",
-        *(path, len(lacking), flagged.sum(), lacking[0]),
+        path,
+        len(lacking),
+        flagged.sum(),
+        lacking[0],
     )
 
 

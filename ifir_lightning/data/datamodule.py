@@ -149,7 +149,11 @@ class PromptrieverData(LightningDataModule):
         order.rows_of_rank(np.arange(self.global_batch_size), distributed.rank(), distributed.world_size())
         _log.info(
             "%s: %d rows, %d batches of %d queries an epoch; the %d rows left over change with the epoch",
-            *(self.path, num_rows, self.batches_per_epoch, self.global_batch_size, num_rows % self.global_batch_size),
+            self.path,
+            num_rows,
+            self.batches_per_epoch,
+            self.global_batch_size,
+            num_rows % self.global_batch_size,
         )
 
     def epoch_rows(self, epoch: int) -> np.ndarray:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from datasets.exceptions import DatasetsError
 
 from ifir_lightning import durable
-from ifir_lightning.data.teacher_scores import COLUMN, PASSAGE_COLUMNS
+from ifir_lightning.data.teacher_scores import COLUMN, SCORED_COLUMNS
 from ifir_lightning.errors import InputError
 from ifir_lightning.records import Row, row_passages
 
@@ -150,7 +150,7 @@ def fingerprint(table: datasets.Dataset) -> str:
         if name in table.column_names:
             for chunk in table.data.column(name).chunks:
                 digest.update(_lines(chunk))
-    for name in PASSAGE_COLUMNS:
+    for name in SCORED_COLUMNS:
         chunks = table.data.column(name).chunks
         for chunk in chunks:
             digest.update(_numbers(pc.list_value_length(chunk)))

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from ifir_lightning.errors import InputError
 
 COLUMN = "teacher_scores"
-PASSAGE_COLUMNS = ("positive_passages", "new_negatives", "negative_passages")
+SCORED_COLUMNS = ("positive_passages", "new_negatives", "negative_passages")
 """In the order of the scores: positives, instruction negatives, hard negatives."""
 
 
@@ -25,7 +25,7 @@ def check_scores(table: datasets.Dataset, path: str, rows: np.ndarray) -> None:
     kind = table.data.schema.field(COLUMN).type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_floating(kind.value_type):
         raise InputError(f"{path}: the column {COLUMN} has the type {kind}; allowed is a list of floats: convert it")
-    faulty = np.concatenate([_faulty(batch) for batch in table.data.select([COLUMN, *PASSAGE_COLUMNS]).to_batches()])
+    faulty = np.concatenate([_faulty(batch) for batch in table.data.select([COLUMN, *SCORED_COLUMNS]).to_batches()])
     if len(wrong := rows[faulty[rows]]):
         raise InputError(
             f"{path}: row {wrong[0]} has no whole list of {COLUMN} ({len(wrong)} of {len(rows)} rows); allowed is one "
@@ -36,7 +36,7 @@ def check_scores(table: datasets.Dataset, path: str, rows: np.ndarray) -> None:
 
 def _faulty(batch: pa.RecordBatch) -> np.ndarray:
     """True for rows whose scores are too few, too many or not finite."""
-    wanted = sum(_lengths(batch.column(name)) for name in PASSAGE_COLUMNS)
+    wanted = sum(_lengths(batch.column(name)) for name in SCORED_COLUMNS)
     scores = batch.column(COLUMN)
     faulty = _lengths(scores) != wanted
     unusable = ~pc.fill_null(pc.is_finite(scores.flatten()), False).to_numpy(zero_copy_only=False)

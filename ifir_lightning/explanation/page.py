@@ -8,15 +8,8 @@ from ifir_lightning import durable
 from ifir_lightning.explanation.parts import Explanation, Match, Part
 from ifir_lightning.explanation.picture import largest_changes
 from ifir_lightning.page import note, page
-from ifir_lightning.spans import Span
+from ifir_lightning.spans import SPAN_NAMES, Span
 
-NAMES = {
-    Span.QUERY: "query",
-    Span.INSTRUCTION: "instruction",
-    Span.MARKERS: "markers",
-    Span.EXPANSION: "expansion",
-    None: "the rest",
-}
 VARIANTS = ("Original instruction", "Changed instruction")
 BY_TOKEN = (
     "Query tokens: what each adds to the score with the passage token that it matches best; the instruction is "
@@ -88,11 +81,11 @@ def _side(name: str, variant: int, explanation: Explanation) -> str:
 def _query_token(match: Match, matched: str, largest: float) -> str:
     weight = "" if match.weight == 1 else f", weight {match.weight:+.2f}"
     said = (
-        f"“{match.token}” ({NAMES[match.span]}) matches “{matched}”: similarity {match.similarity:.3f}{weight}, "
+        f"“{match.token}” ({SPAN_NAMES[match.span]}) matches “{matched}”: similarity {match.similarity:.3f}{weight}, "
         f"contributes {_signed(match.contribution)}"
     )
     return (
-        f'<span tabindex="0" class="{NAMES[match.span]}" data-match="{match.place}" data-said="{escape(said)}" '
+        f'<span tabindex="0" class="{SPAN_NAMES[match.span]}" data-match="{match.place}" data-said="{escape(said)}" '
         f'style="--c:{match.contribution / largest:.3f}">{escape(match.token)}</span>'
     )
 
@@ -100,8 +93,9 @@ def _query_token(match: Match, matched: str, largest: float) -> str:
 def _spans(parts: Sequence[Part]) -> str:
     """Sums by span."""
     rows = []
-    for span, name in NAMES.items():
+    for span in (*Span, None):
         if own := [part for part in parts if part.span == span]:
+            name = "the rest" if span is None else SPAN_NAMES[span]
             sums = [sum(part.original or 0.0 for part in own), sum(part.changed or 0.0 for part in own)]
             rows.append((name, Part(name, span, sums[0], sums[1])))
     total = Part("", None, sum(part.original or 0.0 for part in parts), sum(part.changed or 0.0 for part in parts))

@@ -18,7 +18,7 @@ from ifir_lightning.records import on_device
 
 Attention = Literal["auto", "flash_attention_2", "varlen", "triton", "sdpa"]
 Kernel = Literal["flash_attention_2", "varlen", "triton", "sdpa"]
-"""``triton`` rotates queries and keys itself (``triton_attention``); the others are given turned ones."""
+"""``triton`` rotates queries and keys itself (``triton_attention``); the others are given rotated ones."""
 TRITON_WIDTHS = (32, 64, 128)
 """Of heads: both halves are a power of two that tensor cores take."""
 TILE = 64

@@ -64,7 +64,7 @@ def find_ckpt(run: str) -> Path:
     path = Path(run)
     if path.is_file():
         return path
-    found = manifests.best(path / "checkpoints") or manifests.newest(path / "checkpoints")
+    found = manifests.best_or_newest(path / "checkpoints")
     if found is None:
         raise InputError(
             f"checkpoint {run!r} is a run folder without a checkpoints/*.ckpt; allowed is a run that wrote one: "

@@ -169,7 +169,8 @@ def _bi_encoder(
         _log.warning(
             "%s: its prompts %s are not applied, as in encode_query and encode_document of sentence-transformers; "
             "model.text.query_prefix and passage_prefix set them",
-            *(read.name, ", ".join(others)),
+            read.name,
+            ", ".join(others),
         )
     text: dict[str, Any] = {"query_prefix": prompts.get("query", ""), "passage_prefix": prompts.get("document", "")}
     if limit := settings.get("max_seq_length") or _model_limit(read):

@@ -85,14 +85,14 @@ class PackedLayer(nn.Module):
 
 
 def rotated_heads(linear: nn.Module, hidden_TD: Tensor, width: int, cos: Tensor, sin: Tensor) -> Heads:
-    """Queries, keys and values; queries and keys turned by their token's angles (Su et al. 2021).
+    """Queries, keys and values; queries and keys rotated by their token's angles (Su et al. 2021).
 
     The dimensions of queries and keys may come out in another order, the same for both: their products are as ever.
     """
     if torch.compiler.is_compiling():
         query_THW, key_THW, value_THW = (part.unflatten(-1, (-1, width)) for part in _parts(linear, hidden_TD, 3))
         angles = (cos[:, 0], sin[:, 0])
-        return _turned_half_by_half(query_THW, *angles), _turned_half_by_half(key_THW, *angles), value_THW
+        return _rotated_half_by_half(query_THW, *angles), _rotated_half_by_half(key_THW, *angles), value_THW
     qkv_TK = _paired_product(linear, hidden_TD, width)
     return _Rotate.apply(qkv_TK.unflatten(-1, (3, -1, width)), cos[:, 0], sin[:, 0])
 
@@ -117,12 +117,12 @@ def _parts(linear: nn.Module, hidden_TD: Tensor, number: int) -> tuple[Tensor, .
     return linear(hidden_TD).chunk(number, dim=-1)
 
 
-def _turned_half_by_half(heads_THW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotated_half_by_half(heads_THW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """As ``_Rotate``, in terms that a compiler makes one pass of, backward too."""
     heads_TH2V = heads_THW.unflatten(-1, (2, -1))
     sign_21 = torch.arange(-1, 2, 2, device=heads_THW.device)[:, None]
-    turned_TH2V = heads_TH2V * cos[:, :, None] + heads_TH2V.flip(-2) * (sign_21 * sin[:, :, None])
-    return turned_TH2V.flatten(-2).to(heads_THW.dtype)
+    rotated_TH2V = heads_TH2V * cos[:, :, None] + heads_TH2V.flip(-2) * (sign_21 * sin[:, :, None])
+    return rotated_TH2V.flatten(-2).to(heads_THW.dtype)
 
 
 def _rotation(model: ModernBert, hidden_TD: Tensor, position_T: Tensor, kind: str) -> Rotation:
@@ -138,28 +138,28 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv_T3HW: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(cos, sin)
-        return _turned(qkv_T3HW.unbind(1), cos, sin).unbind(1)
+        return _rotated(qkv_T3HW.unbind(1), cos, sin).unbind(1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of a rotation is the rotation back."""
         cos, sin = ctx.saved_tensors
-        return _turned([each_THW.contiguous() for each_THW in gradients], cos, -sin), None, None
+        return _rotated([each_THW.contiguous() for each_THW in gradients], cos, -sin), None, None
 
 
-def _turned(qkv_THW: Sequence[Tensor], cos: Tensor, sin: Tensor) -> Tensor:
+def _rotated(qkv_THW: Sequence[Tensor], cos: Tensor, sin: Tensor) -> Tensor:
     """qkv_T3HW: products and sums in float32 or better, rounded once."""
-    *turning, value_THW = qkv_THW
+    *rotating, value_THW = qkv_THW
     precision = torch.promote_types(torch.promote_types(value_THW.dtype, cos.dtype), torch.float32)
     angle_T1V = torch.complex(cos.to(precision), sin.to(precision))
-    turned_T3HW = value_THW.new_empty(len(value_THW), 3, *value_THW.shape[1:])
-    for each_THW, turned_THW in zip(turning, turned_T3HW.unbind(1), strict=False):
-        if precision == turned_THW.dtype:
-            torch.mul(_complex(each_THW), angle_T1V, out=_complex(turned_THW))
+    rotated_T3HW = value_THW.new_empty(len(value_THW), 3, *value_THW.shape[1:])
+    for each_THW, rotated_THW in zip(rotating, rotated_T3HW.unbind(1), strict=False):
+        if precision == rotated_THW.dtype:
+            torch.mul(_complex(each_THW), angle_T1V, out=_complex(rotated_THW))
         else:
-            turned_THW.copy_(torch.view_as_real(_complex(each_THW.to(precision)) * angle_T1V).flatten(-2))
-    turned_T3HW[:, 2] = value_THW
-    return turned_T3HW
+            rotated_THW.copy_(torch.view_as_real(_complex(each_THW.to(precision)) * angle_T1V).flatten(-2))
+    rotated_T3HW[:, 2] = value_THW
+    return rotated_T3HW
 
 
 def _complex(heads_THW: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """Rotation and attention of packed texts on CUDA, as four Triton kernels of our own.
 
-    attended[t] = sum over the tokens s that t sees of softmax(scale <turned query[t], turned key[s]>) value[s]
+    out[t] = sum over the tokens s that t sees of softmax(scale <rotated query[t], rotated key[s]>) value[s]
 
-For texts of some hundred tokens, where kernels made for long ones wait for memory. One kernel turns queries and keys by
-their token's angles; two write the gradients of queries, and of keys and values, turned back, to their places in one
-tensor. A program owns TILE tokens of one text and one head and walks over the tiles of that text within reach. Nothing
+For texts of some hundred tokens, where kernels made for long ones wait for memory. One kernel rotates queries and keys
+by their token's angles; two write the gradients of queries, and of keys and values, rotated back, to their places in
+one tensor. A program owns TILE tokens of one text and one head and walks over the tiles of that text within reach. Nothing
 is added atomically: two runs are equal bit for bit. Softmax is computed as in FlashAttention (Dao et al. 2022), in
-base 2: what stays for the backward pass is the turned tensor with its values, what was attended, and one number for
+base 2: what stays for the backward pass is the rotated tensor with its values, the output, and one number for
 each token and head.
 
 The compiler sees the heads, their width, the window, the tile and whether anything learns: a new batch compiles
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ifir_lightning.models.attention import TILE, is_hopper
-from ifir_lightning.models.triton_attention_kernels import forward_kernel, keys_kernel, queries_kernel, turn_kernel
+from ifir_lightning.models.triton_attention_kernels import forward_kernel, keys_kernel, queries_kernel, rotate_kernel
 
 FORWARD_REGISTERS, KEYS_REGISTERS = 96, 168
 """Of a thread on a Hopper GPU: fewer than the compiler would take, so that more programs run at a time."""
@@ -30,7 +30,7 @@ FORWARD_REGISTERS, KEYS_REGISTERS = 96, 168
 def rotary_attention(
     qkv_T3HW: Tensor, cos_PV: Tensor, sin_PV: Tensor, tiles_N3: Tensor, scale: float, window: int | None = None
 ) -> Tensor:
-    """heads_THW: attention within each text, of queries and keys turned by their position's angles.
+    """heads_THW: attention within each text, of queries and keys rotated by their position's angles.
 
     Args:
         qkv_T3HW: Queries, keys and values of H heads of width W (32, 64 or 128), of all texts end to end.
@@ -40,13 +40,13 @@ def rotary_attention(
         scale: Multiplies the products of queries and keys.
         window: Token i sees token j where |i - j| < window; None for all tokens of the text.
 
-    Products are added in float32; turned queries and keys, weights and their gradients are rounded to the dtype of
+    Products are added in float32; rotated queries and keys, weights and their gradients are rounded to the dtype of
     ``qkv_T3HW``, in which the gradients come back too.
     """
     tables = (cos_PV.float().contiguous(), sin_PV.float().contiguous())
     learns = torch.is_grad_enabled() and qkv_T3HW.requires_grad
-    attended_THW, *_ = _attend(qkv_T3HW.contiguous(), *tables, tiles_N3, scale, window or 0, learns)
-    return attended_THW
+    out_THW, *_ = _attend(qkv_T3HW.contiguous(), *tables, tiles_N3, scale, window or 0, learns)
+    return out_THW
 
 
 @torch.library.custom_op("ifir_lightning::rotary_attention", mutates_args=())
@@ -55,45 +55,45 @@ def _attend(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """heads_THW, and what the backward pass needs; opaque to torch.compile.
 
-    That is: the logarithm of what each token's softmax divides by, [H, T]; and qkv_T3HW with queries and keys turned,
-    whose values are there only if it ``learns``: the tensor that came in need not be kept then.
+    That is: the logarithm (base 2) of the sum of exponentials of each token's scores, [H, T]; and qkv_T3HW with queries
+    and keys rotated, whose values are there only if it ``learns``: the tensor that came in need not be kept then.
     """
-    attended_THW, divisor_HT, turned_T3HW = _outputs(qkv_T3HW)
+    out_THW, lse_HT, rotated_T3HW = _outputs(qkv_T3HW)
     grid, sizes = _shape(qkv_T3HW, tiles_N3)
     with torch.cuda.device_of(qkv_T3HW):
-        turn_kernel[grid](qkv_T3HW, cos_PV, sin_PV, tiles_N3, turned_T3HW, *sizes, learns)
-        tensors = (turned_T3HW, qkv_T3HW, tiles_N3, attended_THW, divisor_HT, len(qkv_T3HW))
+        rotate_kernel[grid](qkv_T3HW, cos_PV, sin_PV, tiles_N3, rotated_T3HW, *sizes, learns)
+        tensors = (rotated_T3HW, qkv_T3HW, tiles_N3, out_THW, lse_HT, len(qkv_T3HW))
         forward_kernel[grid](*tensors, scale, *sizes, window, **_registers(qkv_T3HW, FORWARD_REGISTERS))
-    return attended_THW, divisor_HT, turned_T3HW
+    return out_THW, lse_HT, rotated_T3HW
 
 
 @torch.library.custom_op("ifir_lightning::rotary_attention_backward", mutates_args=())
 def _attend_backward(
-    gradient_THW: Tensor,
-    turned_T3HW: Tensor,
+    d_out_THW: Tensor,
+    rotated_T3HW: Tensor,
     cos_PV: Tensor,
     sin_PV: Tensor,
     tiles_N3: Tensor,
-    attended_THW: Tensor,
-    divisor_HT: Tensor,
+    out_THW: Tensor,
+    lse_HT: Tensor,
     scale: float,
     window: int,
 ) -> Tensor:
-    gradients_T3HW, mean_HT = torch.empty_like(turned_T3HW), torch.empty_like(divisor_HT)
-    grid, sizes = _shape(turned_T3HW, tiles_N3)
-    results = (attended_THW, divisor_HT, mean_HT, gradient_THW.contiguous(), gradients_T3HW)
-    arguments = (turned_T3HW, cos_PV, sin_PV, tiles_N3, *results, len(turned_T3HW), scale, *sizes, window)
-    with torch.cuda.device_of(turned_T3HW):
+    d_qkv_T3HW, delta_HT = torch.empty_like(rotated_T3HW), torch.empty_like(lse_HT)
+    grid, sizes = _shape(rotated_T3HW, tiles_N3)
+    results = (out_THW, lse_HT, delta_HT, d_out_THW.contiguous(), d_qkv_T3HW)
+    arguments = (rotated_T3HW, cos_PV, sin_PV, tiles_N3, *results, len(rotated_T3HW), scale, *sizes, window)
+    with torch.cuda.device_of(rotated_T3HW):
         queries_kernel[grid](*arguments)
-        keys_kernel[grid](*arguments, **_registers(turned_T3HW, KEYS_REGISTERS))
-    return gradients_T3HW
+        keys_kernel[grid](*arguments, **_registers(rotated_T3HW, KEYS_REGISTERS))
+    return d_qkv_T3HW
 
 
 def _outputs(qkv_T3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     num_tokens, _, num_heads, width = qkv_T3HW.shape
-    attended_THW = qkv_T3HW.new_empty(num_tokens, num_heads, width)
-    divisor_HT = qkv_T3HW.new_empty(num_heads, num_tokens, dtype=torch.float32)
-    return attended_THW, divisor_HT, torch.empty_like(qkv_T3HW)
+    out_THW = qkv_T3HW.new_empty(num_tokens, num_heads, width)
+    lse_HT = qkv_T3HW.new_empty(num_heads, num_tokens, dtype=torch.float32)
+    return out_THW, lse_HT, torch.empty_like(qkv_T3HW)
 
 
 def _shape(qkv_T3HW: Tensor, tiles_N3: Tensor) -> tuple[tuple[int], tuple[int, int, int]]:
@@ -113,17 +113,17 @@ def _(qkv_T3HW: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @_attend_backward.register_fake
-def _(gradient_THW: Tensor, turned_T3HW: Tensor, *others: Any) -> Tensor:
-    return torch.empty_like(turned_T3HW)
+def _(d_out_THW: Tensor, rotated_T3HW: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(rotated_T3HW)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     _, *tables, ctx.scale, ctx.window, _ = inputs
-    attended_THW, divisor_HT, turned_T3HW = output
-    ctx.save_for_backward(turned_T3HW, *tables, attended_THW, divisor_HT)
-    ctx.mark_non_differentiable(divisor_HT, turned_T3HW)
+    out_THW, lse_HT, rotated_T3HW = output
+    ctx.save_for_backward(rotated_T3HW, *tables, out_THW, lse_HT)
+    ctx.mark_non_differentiable(lse_HT, rotated_T3HW)
 
 
 @partial(_attend.register_autograd, setup_context=_remember)
-def _(ctx: Any, gradient_THW: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
-    return _attend_backward(gradient_THW, *ctx.saved_tensors, ctx.scale, ctx.window), *[None] * 6
+def _(ctx: Any, d_out_THW: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
+    return _attend_backward(d_out_THW, *ctx.saved_tensors, ctx.scale, ctx.window), *[None] * 6

@@ -1,6 +1,6 @@
 """The Triton kernels of ``triton_attention``, which says what they compute.
 
-Halves of a head: a query turned by its position's angles is (first cos - second sin, second cos + first sin).
+Halves of a head: a query rotated by its position's angles is (first cos - second sin, second cos + first sin).
 """
 
 # mypy: allow-untyped-defs
@@ -15,127 +15,127 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def turn_kernel(
-    qkv, cos, sin, tiles, turned, NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, VALUES: tl.constexpr
+def rotate_kernel(
+    qkv, cos, sin, tiles, rotated, NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, VALUES: tl.constexpr
 ):  # fmt: skip
-    """Queries and keys turned, and, if VALUES, values as they are."""
+    """Queries and keys rotated, and, if VALUES, values as they are."""
     head, start, length, first = _program(tiles, NUM_HEADS)
     qkv += start * 3 * NUM_HEADS * 2 * HALF
-    turned += start * 3 * NUM_HEADS * 2 * HALF
+    rotated += start * 3 * NUM_HEADS * 2 * HALF
     row = first + tl.arange(0, TILE)
     inside = (row < length)[:, None]
-    along, across = _angles(cos, sin, row, inside, HALF)
+    c, s = _angles(cos, sin, row, inside, HALF)
     for which in tl.static_range(2):
         place = _places(row, 2 * (which * NUM_HEADS + head), 2 * 3 * NUM_HEADS, HALF)
         one = tl.load(qkv + place, mask=inside, other=0.0).to(tl.float32)
         two = tl.load(qkv + place + HALF, mask=inside, other=0.0).to(tl.float32)
-        tl.store(turned + place, (one * along - two * across).to(turned.dtype.element_ty), mask=inside)
-        tl.store(turned + place + HALF, (two * along + one * across).to(turned.dtype.element_ty), mask=inside)
+        tl.store(rotated + place, (one * c - two * s).to(rotated.dtype.element_ty), mask=inside)
+        tl.store(rotated + place + HALF, (two * c + one * s).to(rotated.dtype.element_ty), mask=inside)
     if VALUES:
         place = _places(row, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
-        tl.store(turned + place, tl.load(qkv + place, mask=inside, other=0.0), mask=inside)
+        tl.store(rotated + place, tl.load(qkv + place, mask=inside, other=0.0), mask=inside)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def forward_kernel(
-    turned, qkv, tiles, attended, divisor, num_tokens, scale,
+    rotated, qkv, tiles, out, lse, num_tokens, scale,
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """Queries and keys are those of ``turned``, values those of ``qkv``."""
+    """Queries and keys are those of ``rotated``, values those of ``qkv``."""
     head, start, length, first = _program(tiles, NUM_HEADS)
-    turned += start * 3 * NUM_HEADS * 2 * HALF
+    rotated += start * 3 * NUM_HEADS * 2 * HALF
     qkv += start * 3 * NUM_HEADS * 2 * HALF
-    attended += start * NUM_HEADS * 2 * HALF
-    divisor += head.to(tl.int64) * num_tokens + start
+    out += start * NUM_HEADS * 2 * HALF
+    lse += head.to(tl.int64) * num_tokens + start
     row = first + tl.arange(0, TILE)
-    query = _load(turned, row, length, head, 3 * NUM_HEADS, 2 * HALF)
-    most = tl.full((TILE,), _UNSEEN, tl.float32)
-    total = tl.zeros((TILE,), tl.float32)
-    sums = tl.zeros((TILE, 2 * HALF), tl.float32)
+    query = _load(rotated, row, length, head, 3 * NUM_HEADS, 2 * HALF)
+    row_max = tl.full((TILE,), _UNSEEN, tl.float32)
+    row_sum = tl.zeros((TILE,), tl.float32)
+    acc = tl.zeros((TILE, 2 * HALF), tl.float32)
     at, end = _reach(first, length, TILE, WINDOW)
     while at < end:
         column = at + tl.arange(0, TILE)
-        key = _load(turned, column, length, NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
+        key = _load(rotated, column, length, NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
         value = _load(qkv, column, length, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
         score = _dot(query, tl.trans(key)) * (scale * _LOG2_E)
         score = tl.where(_seen(row, column, length, WINDOW), score, _UNSEEN)
-        higher = tl.maximum(most, tl.max(score, 1))
-        weight = tl.math.exp2(score - higher[:, None])
-        kept = tl.math.exp2(most - higher)
-        total = total * kept + tl.sum(weight, 1)
-        sums = sums * kept[:, None] + _dot(weight.to(value.dtype), value)
-        most = higher
+        new_max = tl.maximum(row_max, tl.max(score, 1))
+        weight = tl.math.exp2(score - new_max[:, None])
+        kept = tl.math.exp2(row_max - new_max)
+        row_sum = row_sum * kept + tl.sum(weight, 1)
+        acc = acc * kept[:, None] + _dot(weight.to(value.dtype), value)
+        row_max = new_max
         at += TILE
     place = _places(row, head, NUM_HEADS, 2 * HALF)
-    tl.store(attended + place, (sums / total[:, None]).to(attended.dtype.element_ty), mask=(row < length)[:, None])
-    tl.store(divisor + row, most + tl.math.log2(total), mask=row < length)
+    tl.store(out + place, (acc / row_sum[:, None]).to(out.dtype.element_ty), mask=(row < length)[:, None])
+    tl.store(lse + row, row_max + tl.math.log2(row_sum), mask=row < length)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def queries_kernel(
-    turned, cos, sin, tiles, attended, divisor, mean, gradient, gradients, num_tokens, scale,
+    rotated, cos, sin, tiles, out, lse, delta, d_out, d_qkv, num_tokens, scale,
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a tile's queries, from the keys and values that they see; runs before ``keys_kernel``.
 
-    Leaves in ``mean`` what every gradient of a token's scores loses: its gradient times what it attended.
+    Leaves in ``delta`` what every gradient of a token's scores loses: its d_out times its out.
     """
     head, start, length, first = _program(tiles, NUM_HEADS)
-    turned, gradients, attended, gradient, divisor, mean = _from_text(
-        turned, gradients, attended, gradient, divisor, mean, start, head, num_tokens, NUM_HEADS, HALF
+    rotated, d_qkv, out, d_out, lse, delta = _from_text(
+        rotated, d_qkv, out, d_out, lse, delta, start, head, num_tokens, NUM_HEADS, HALF
     )
     row = first + tl.arange(0, TILE)
-    query = _load(turned, row, length, head, 3 * NUM_HEADS, 2 * HALF)
-    pull = _load(gradient, row, length, head, NUM_HEADS, 2 * HALF)
-    found = _load(attended, row, length, head, NUM_HEADS, 2 * HALF)
-    mean_pull = tl.sum(pull.to(tl.float32) * found.to(tl.float32), 1)
-    tl.store(mean + row, mean_pull, mask=row < length)
-    log_2 = tl.load(divisor + row, mask=row < length, other=0.0)
+    query = _load(rotated, row, length, head, 3 * NUM_HEADS, 2 * HALF)
+    d_o = _load(d_out, row, length, head, NUM_HEADS, 2 * HALF)
+    o = _load(out, row, length, head, NUM_HEADS, 2 * HALF)
+    delta_row = tl.sum(d_o.to(tl.float32) * o.to(tl.float32), 1)
+    tl.store(delta + row, delta_row, mask=row < length)
+    lse_row = tl.load(lse + row, mask=row < length, other=0.0)
     d_query = tl.zeros((TILE, 2 * HALF), tl.float32)
     at, end = _reach(first, length, TILE, WINDOW)
     while at < end:
         column = at + tl.arange(0, TILE)
-        key = _load(turned, column, length, NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
-        value = _load(turned, column, length, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
+        key = _load(rotated, column, length, NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
+        value = _load(rotated, column, length, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
         score = _dot(query, tl.trans(key)) * (scale * _LOG2_E)
-        weight = tl.where(_seen(row, column, length, WINDOW), tl.math.exp2(score - log_2[:, None]), 0.0)
-        d_score = weight * (_dot(pull, tl.trans(value)) - mean_pull[:, None])
+        weight = tl.where(_seen(row, column, length, WINDOW), tl.math.exp2(score - lse_row[:, None]), 0.0)
+        d_score = weight * (_dot(d_o, tl.trans(value)) - delta_row[:, None])
         d_query += _dot(d_score.to(key.dtype), key)
         at += TILE
-    _store_turned_back(gradients, cos, sin, d_query * scale, head, row, length, NUM_HEADS, HALF)
+    _store_rotated_back(d_qkv, cos, sin, d_query * scale, head, row, length, NUM_HEADS, HALF)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def keys_kernel(
-    turned, cos, sin, tiles, attended, divisor, mean, gradient, gradients, num_tokens, scale,
+    rotated, cos, sin, tiles, out, lse, delta, d_out, d_qkv, num_tokens, scale,
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a tile's keys and values, from the queries that see them: a score's row is a key here."""
     head, start, length, first = _program(tiles, NUM_HEADS)
-    turned, gradients, attended, gradient, divisor, mean = _from_text(
-        turned, gradients, attended, gradient, divisor, mean, start, head, num_tokens, NUM_HEADS, HALF
+    rotated, d_qkv, out, d_out, lse, delta = _from_text(
+        rotated, d_qkv, out, d_out, lse, delta, start, head, num_tokens, NUM_HEADS, HALF
     )
     row = first + tl.arange(0, TILE)
-    key = _load(turned, row, length, NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
-    value = _load(turned, row, length, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
+    key = _load(rotated, row, length, NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
+    value = _load(rotated, row, length, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
     d_key = tl.zeros((TILE, 2 * HALF), tl.float32)
     d_value = tl.zeros((TILE, 2 * HALF), tl.float32)
     at, end = _reach(first, length, TILE, WINDOW)
     while at < end:
         column = at + tl.arange(0, TILE)
-        query = _load(turned, column, length, head, 3 * NUM_HEADS, 2 * HALF)
-        pull = _load(gradient, column, length, head, NUM_HEADS, 2 * HALF)
-        log_2 = tl.load(divisor + column, mask=column < length, other=0.0)
-        mean_pull = tl.load(mean + column, mask=column < length, other=0.0)
+        query = _load(rotated, column, length, head, 3 * NUM_HEADS, 2 * HALF)
+        d_o = _load(d_out, column, length, head, NUM_HEADS, 2 * HALF)
+        lse_row = tl.load(lse + column, mask=column < length, other=0.0)
+        delta_row = tl.load(delta + column, mask=column < length, other=0.0)
         score = _dot(key, tl.trans(query)) * (scale * _LOG2_E)
-        weight = tl.where(_seen(row, column, length, WINDOW), tl.math.exp2(score - log_2[None, :]), 0.0)
-        d_value += _dot(weight.to(pull.dtype), pull)
-        d_score = weight * (_dot(value, tl.trans(pull)) - mean_pull[None, :])
+        weight = tl.where(_seen(row, column, length, WINDOW), tl.math.exp2(score - lse_row[None, :]), 0.0)
+        d_value += _dot(weight.to(d_o.dtype), d_o)
+        d_score = weight * (_dot(value, tl.trans(d_o)) - delta_row[None, :])
         d_key += _dot(d_score.to(query.dtype), query)
         at += TILE
-    _store_turned_back(gradients, cos, sin, d_key * scale, NUM_HEADS + head, row, length, NUM_HEADS, HALF)
+    _store_rotated_back(d_qkv, cos, sin, d_key * scale, NUM_HEADS + head, row, length, NUM_HEADS, HALF)
     place = _places(row, 2 * NUM_HEADS + head, 3 * NUM_HEADS, 2 * HALF)
-    tl.store(gradients + place, d_value.to(gradients.dtype.element_ty), mask=(row < length)[:, None])
+    tl.store(d_qkv + place, d_value.to(d_qkv.dtype.element_ty), mask=(row < length)[:, None])
 
 
 @triton.jit
@@ -150,15 +150,15 @@ def _program(tiles, NUM_HEADS: tl.constexpr):
 
 @triton.jit
 def _from_text(
-    turned, gradients, attended, gradient, divisor, mean, start, head, num_tokens,
+    rotated, d_qkv, out, d_out, lse, delta, start, head, num_tokens,
     NUM_HEADS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """The tensors from a text's first token on: what is added to them within a text fits in 32 bits."""
     vectors = start * NUM_HEADS * 2 * HALF
     numbers = head.to(tl.int64) * num_tokens + start
     return (
-        turned + 3 * vectors, gradients + 3 * vectors, attended + vectors, gradient + vectors,
-        divisor + numbers, mean + numbers,
+        rotated + 3 * vectors, d_qkv + 3 * vectors, out + vectors, d_out + vectors,
+        lse + numbers, delta + numbers,
     )  # fmt: skip
 
 
@@ -198,15 +198,15 @@ def _angles(cos, sin, row, inside, HALF: tl.constexpr):
 
 
 @triton.jit
-def _store_turned_back(gradients, cos, sin, found, head, row, length, NUM_HEADS: tl.constexpr, HALF: tl.constexpr):
+def _store_rotated_back(d_qkv, cos, sin, found, head, row, length, NUM_HEADS: tl.constexpr, HALF: tl.constexpr):
     """The gradient of a rotation is the rotation back."""
     inside = (row < length)[:, None]
-    along, across = _angles(cos, sin, row, inside, HALF)
+    c, s = _angles(cos, sin, row, inside, HALF)
     one, two = tl.split(tl.trans(tl.reshape(found, (found.shape[0], 2, HALF)), 0, 2, 1))
     place = _places(row, 2 * head, 2 * 3 * NUM_HEADS, HALF)
-    kind = gradients.dtype.element_ty
-    tl.store(gradients + place, (one * along + two * across).to(kind), mask=inside)
-    tl.store(gradients + place + HALF, (two * along - one * across).to(kind), mask=inside)
+    kind = d_qkv.dtype.element_ty
+    tl.store(d_qkv + place, (one * c + two * s).to(kind), mask=inside)
+    tl.store(d_qkv + place + HALF, (two * c - one * s).to(kind), mask=inside)
 
 
 @triton.jit

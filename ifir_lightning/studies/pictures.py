@@ -8,9 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ifir_lightning.studies.plan import distinct, is_number
 from ifir_lightning.studies.words import place_text
-from ifir_lightning.svg import INK, as_text, draw_svg, legend_above, style
-
-LABELS = {"p_mrr": "p-MRR (x100)", "score_b": "Score B (x100)"}
+from ifir_lightning.svg import INK, LABELS, as_text, draw_svg, legend_above, style
 
 
 def draw_points(content: Mapping[str, Any], heads: Sequence[str], axis: str, key: str) -> str:
