@@ -116,7 +116,7 @@ class Packed:
         return replace(self._map(pick), lengths_B=lengths_K)
 
     def split(self, *num_texts: int) -> tuple[Self, ...]:
-        """Consecutive parts of ``num_texts`` texts each."""
+        """Consecutive parts: one of as many texts as each number says."""
         bounds = torch.tensor((0, *num_texts)).cumsum(0).tolist()
         assert bounds[-1] == len(self), f"parts of {num_texts} texts do not make {len(self)}"
         return tuple(self._slice(start, stop) for start, stop in pairwise(bounds))

@@ -16,7 +16,11 @@ _log = logging.getLogger(__name__)
 
 
 def check(folder: str) -> None:
-    """Raises: InputError: It cannot be the folder of a run: a URL, or a file that lies in its way."""
+    """See that a folder can be that of a run.
+
+    Raises:
+        InputError: It is a URL, or a file lies in its way.
+    """
     if "://" in folder:
         raise InputError(
             f"trainer.default_root_dir {folder} is a URL; allowed is a folder of this machine: choose one, and copy it "

@@ -14,7 +14,8 @@ class TextFormat:
     """How texts are written for one checkpoint. It belongs to the weights: change it and scores change.
 
     A query is ``query_prefix + query + " " + instruction``, a passage ``passage_prefix + title + " " + text``; the
-    marker's token is put behind the first special token.
+    marker's token comes second, behind the first special token (behind the first word where a tokenizer has none, as in
+    PyLate).
 
     Args:
         query_prefix: Text before every query, e.g. "query: ".

@@ -65,7 +65,7 @@ def _check_validations(trainer: Mapping[str, Any]) -> None:
 
 
 def _check_processes(trainer: Mapping[str, Any]) -> None:
-    """Where Lightning would let each rank train alone."""
+    """Refuse numbers of processes with which Lightning would have each rank of torchrun train by itself."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     started, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])

@@ -141,7 +141,7 @@ class RankWatch:
             self._others[rank] = beat, time.monotonic()
 
     def _decide(self) -> None:
-        """Nothing here waits for a store, but rank 0 for its own."""
+        """Runs in a thread that must not be held up: of the stores, only rank 0's own, which it serves, is asked."""
         while not self._stopped.wait(self._interval):
             self._forget_own_sleep()
             self._watch_main_thread()

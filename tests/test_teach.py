@@ -1,6 +1,7 @@
 """The cache of a teacher's scores equals scores computed directly, is continued bit for bit, and refuses the rest."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,13 @@ def test_the_cache_takes_the_place_of_the_column(head: dict[str, str], tmp_path:
     teach(head["bi"], path, str(tmp_path / "cache"))
     assert all(-1 <= score <= 1 for row in cached(tmp_path / "cache", path) for score in row)
     assert not all(-1 <= score <= 1 for row in open_table(path)["teacher_scores"] for score in row)
+
+
+def test_what_comes_next_can_be_copied(
+    head: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teach(head["bi"], "synthetic:8", str(tmp_path / "its scores"))
+    assert f"{tmp_path}/its scores" in shlex.split(capsys.readouterr().out.splitlines()[-1])
 
 
 def test_a_cache_that_no_loss_wants_is_a_warning(

@@ -44,7 +44,11 @@ class WeightSchedule(Callback):
             _check(kind, points)
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Raises: InputError: No ``InfoNCE`` to set."""
+        """See that there is a loss to set.
+
+        Raises:
+            InputError: No ``InfoNCE``.
+        """
         assert isinstance(module, RetrieverModule)
         if stage == "fit" and not any(isinstance(part, InfoNCE) for part in module.loss.modules()):
             raise InputError(

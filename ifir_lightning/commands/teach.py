@@ -1,6 +1,7 @@
 """The command ``teach``: a teacher's scores of every row of a training table, for a loss that distils."""
 
 import logging
+from shlex import quote
 
 from rich.console import Console
 
@@ -53,5 +54,5 @@ def teach(
         cut = " and ".join(f"{number} {what}" for what, number in loaded.num_cut.items())
         _log.info("%s: %d of %d rows; limits have cut %s", output, numbers.stop, len(table), cut)
     Console(soft_wrap=True, markup=False).print(
-        f"wrote {output}; train with --data.teacher_scores {output} and a loss that distils"
+        f"wrote {output}; train with --data.teacher_scores {quote(output)} and a loss that distils"
     )

@@ -126,8 +126,8 @@ def warnings_about(recipes: Sequence[Recipe]) -> list[str]:
 
 
 def _settings(run: RunFolder) -> dict[str, Any]:
-    """What can change a number, but for the seed: how it was trained and, of another's checkpoint, what ``validate``
-    was told otherwise.
+    """What can change a number, but for the seed: the settings of its training and, where ``validate`` read the
+    checkpoint of another run, those that differed from that run's.
     """
     checkpoint = None if run.of_fit else run.recipe.get("ckpt_path")
     source = _run_of(checkpoint) if checkpoint else None
@@ -137,7 +137,9 @@ def _settings(run: RunFolder) -> dict[str, Any]:
 
 
 def _of_fit(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Also of a branch where in its trunk it began, and what the trunk did otherwise: each seed has its own trunk."""
+    """Settings of a training. Of a branch also the checkpoint of its trunk at which it began, by its name alone since
+    each seed has a trunk of its own, and the settings in which the trunk differed.
+    """
     settings = {key: value for key, value in recipe.items() if _counts(key, value)}
     checkpoint = recipe.get("ckpt_path")
     if checkpoint is None or not is_branch(folder, checkpoint):

@@ -17,7 +17,7 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
 def task_name(path_or_id: str) -> str:
-    """A short name for metrics and files: core17, followir-mini-core17, synthetic-travel."""
+    """A short name for metrics and files: core17, followir-mini-core17."""
     path = Path(path_or_id).expanduser()
     last = path.resolve().name if path.is_dir() else path_or_id.partition("@")[0].rstrip("/").rpartition("/")[2]
     last = re.sub(r"(-instructions(-mteb)?|InstructionRetrieval)$", "", last)

@@ -4,10 +4,10 @@
 
 For texts of some hundred tokens, where kernels made for long ones wait for memory. One kernel rotates queries and keys
 by their token's angles; two write the gradients of queries, and of keys and values, rotated back, to their places in
-one tensor. A program owns TILE tokens of one text and one head and walks over the tiles of that text within reach. Nothing
-is added atomically: two runs are equal bit for bit. Softmax is computed as in FlashAttention (Dao et al. 2022), in
-base 2: what stays for the backward pass is the rotated tensor with its values, the output, and one number for
-each token and head.
+one tensor. A program owns TILE tokens of one text and one head and walks over the tiles of that text within reach.
+Nothing is added atomically: two runs are equal bit for bit. Softmax is computed as in FlashAttention (Dao et al. 2022),
+in base 2: what stays for the backward pass is the rotated tensor with its values, the output, and one number for each
+token and head.
 
 The compiler sees the heads, their width, the window, the tile and whether anything learns: a new batch compiles
 nothing. Without a GPU the kernels run under TRITON_INTERPRET=1, whose ``range`` takes no loaded bounds in Triton 3.6:

@@ -65,9 +65,9 @@ def outcome(files: Paths, status: int, log_size: int) -> dict[str, Any]:
 
 
 def refusal(files: Paths, status: int, log_size: int) -> str | None:
-    """That a trial did not come to train, and why; None where it did. Arguments as of ``outcome``.
+    """Why a trial ended before it trained; None where it did train. Arguments as of ``outcome``.
 
-    Whether that is a mistake of its own settings, or of the whole recipe or the machine, others show.
+    Whether its own settings are to blame, or the recipe or the machine, is seen by whether other trials train.
     """
     last, at_work = _last_line(files.log, log_size), _at_work(files)
     trained = last.startswith(_OUT_OF_MEMORY) or bool(_losses(at_work)) or has_diverged(at_work, status)
