@@ -1,5 +1,6 @@
 """Every published form of a training table gives the same rows."""
 
+import json
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,27 @@ def test_fingerprints_do_not_see_row_groups(digest: Callable[[datasets.Dataset],
     assert in_parts(1, 1, 2).data.column("query_id").num_chunks == 4
     assert digest(in_parts()) == digest(in_parts(1, 1, 2)) == digest(in_parts(2))
     assert digest(in_parts()) != digest(datasets.Dataset(InMemoryTable(whole.take([1, 0, 2]))))
+
+
+@pytest.mark.parametrize("column", ["positive_passages", "negative_passages", "new_negatives", "query"])
+def test_other_content_under_the_same_ids_has_another_fingerprint(column: str, tmp_path: Path) -> None:
+    """As hard negatives that were mined anew."""
+    changed = json.loads(json.dumps(RECORDS))
+    value = next(record[column] for record in changed if record[column])
+    if column == "query":
+        changed = [record | {"query": f"{record['query']} now"} for record in changed]
+    else:
+        value[0]["text"] += "."
+    before, after = (
+        open_table(str(write_jsonl(tmp_path / f"{n}.jsonl", each))) for n, each in enumerate((RECORDS, changed))
+    )
+    assert formats.fingerprint(before) != formats.fingerprint(after)
+
+
+def test_columns_that_nobody_reads_change_no_fingerprint(tmp_path: Path) -> None:
+    more = [{"note": "x"} | record for record in RECORDS]
+    tables = (open_table(str(write_jsonl(tmp_path / f"{n}.jsonl", each))) for n, each in enumerate((RECORDS, more)))
+    assert len({formats.fingerprint(table) for table in tables}) == 1
 
 
 def test_train_files_are_preferred_and_parquet_comes_before_jsonl(tmp_path: Path) -> None:
