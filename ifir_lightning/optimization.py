@@ -1,5 +1,6 @@
 """Which parameters learn how fast, and how that changes over the steps."""
 
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ import torch
 from torch.nn import Parameter
 
 from ifir_lightning.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,17 @@ def restate(scheduler: torch.optim.lr_scheduler.LambdaLR, built: Hyperparameters
         scheduler: Of an optimizer whose state, like its own, was just loaded.
         built: ``hyperparameters`` of the optimizer before that.
     """
-    for group, own, factor in zip(scheduler.optimizer.param_groups, built, scheduler.lr_lambdas, strict=True):
+    groups = scheduler.optimizer.param_groups
+    before = [group["lr"] for group in groups]
+    for group, own, factor in zip(groups, built, scheduler.lr_lambdas, strict=True):
         group.update(own | {"lr": own["initial_lr"] * factor(scheduler.last_epoch)})
     scheduler.base_lrs = [own["initial_lr"] for own in built]
+    for was, group in zip(before, groups, strict=True):
+        if not math.isclose(was, group["lr"], rel_tol=1e-6):
+            _log.info(
+                "the learning rate goes on at %.3g, where the checkpoint's run had %.3g: optimizer, schedule and "
+                "trainer.max_steps of the recipe say so",
+                group["lr"],
+                was,
+            )
+            break

@@ -136,6 +136,13 @@ def test_flagged_rows_without_instruction_are_told(instruction: str, caplog: pyt
     assert caplog.messages == [f"some/table: {told} without one"]
 
 
+def test_instructions_without_a_flag_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    records = changed(0, has_instruction=False, only_instruction="Name a date.")
+    check_table(datasets.Dataset.from_list(records), "some/table")
+    told = "1 rows have an only_instruction but not has_instruction, the first is row 0: they are trained on without it"
+    assert caplog.messages == [f"some/table: {told}"]
+
+
 def test_flags_without_any_instruction_are_refused() -> None:
     message = refused(changed(1, only_instruction=""))
     assert "no row with has_instruction has text in only_instruction; allowed are rows that have both" in message

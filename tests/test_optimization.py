@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ifir_lightning.errors import InputError
-from ifir_lightning.optimization import AdamW, Schedule
+from ifir_lightning.optimization import AdamW, Schedule, hyperparameters, restate
 
 
 def optimizer(rate: float = 0.5) -> torch.optim.Optimizer:
@@ -79,6 +79,26 @@ def test_the_optimizer_follows_the_schedule() -> None:
         sgd.step()
         scheduler.step()
     assert rates == [0, 0.25, 0.5, 0.25, 0, 0]
+
+
+def test_another_rate_after_a_continuation_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    def at_step_2(max_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+        sgd = optimizer()
+        scheduler = Schedule("linear").build(sgd, max_steps)
+        for _ in range(2):
+            sgd.step()
+            scheduler.step()
+        return scheduler
+
+    with caplog.at_level("INFO"):
+        for loaded, max_steps in ((at_step_2(4), 4), (at_step_2(4), 8)):
+            now = at_step_2(max_steps)
+            built = hyperparameters(now.optimizer)
+            now.optimizer.load_state_dict(loaded.optimizer.state_dict())
+            restate(now, built)
+    (message,) = caplog.messages
+    base = built[0]["initial_lr"]
+    assert f"the learning rate goes on at {0.75 * base:.3g}, where the checkpoint's run had {0.5 * base:.3g}" in message
 
 
 def test_total_steps_go_before_the_trainers_max_steps() -> None:

@@ -13,6 +13,7 @@ from ifir_lightning.data.order import (
     permutation,
     rows_of_batch,
     rows_of_rank,
+    whole_steps,
 )
 from ifir_lightning.errors import InputError
 
@@ -97,6 +98,11 @@ def test_instruction_fraction_keeps_as_many_rows_as_it_can(fraction: float, coun
     assert len(set(order)) == len(order)
 
 
+@pytest.mark.parametrize(("accumulated", "expected"), [(1, 7), (2, 6), (3, 6), (4, 4), (7, 7)])
+def test_an_epoch_has_whole_steps(accumulated: int, expected: int) -> None:
+    assert whole_steps(7, accumulated) == expected
+
+
 @pytest.mark.parametrize(("num_with", "num_without", "share"), [(0, 9, 0.0), (3, 0, 1.0)])
 def test_one_kind_alone_is_kept_whole(num_with: int, num_without: int, share: float) -> None:
     assert mixed_counts(num_with, num_without, share) == (num_with, num_without)
@@ -121,6 +127,7 @@ def test_a_mixed_order_is_the_epoch_order_with_rows_left_out() -> None:
         (lambda: rows_of_rank(np.arange(6), 0, 4), ("6", "not divisible by 4", "multiple of 4")),
         (lambda: num_batches(7, 8), ("global batch size 8", "7 rows", "lower the batch size")),
         (lambda: num_batches(7, 0), ("data.global_batch_size is 0", "1 or more")),
+        (lambda: whole_steps(2, 3), ("trainer.accumulate_grad_batches is 3", "has 2 batches", "lower it")),
         (lambda: mixed_counts(3, 9, 1.5), ("instruction_fraction 1.5", "between 0 and 1")),
         (lambda: mixed_counts(3, 9, -0.1), ("instruction_fraction -0.1", "between 0 and 1")),
         (lambda: mixed_counts(0, 9, 0.5), ("0.5", "0 have an instruction", "9 have none", "null")),

@@ -215,6 +215,14 @@ def _check_instructions(table: pa.Table, path: str) -> None:
         )
     flagged = flags(table)
     blank = np.concatenate([_is_blank(chunk) for chunk in table.column("only_instruction").chunks])
+    if num_unread := int((~flagged & ~blank).sum()):
+        _log.warning(
+            "%s: %d rows have an only_instruction but not has_instruction, the first is row %d: they are trained on "
+            "without it",
+            path,
+            num_unread,
+            (~flagged & ~blank).argmax(),
+        )
     lacking = np.flatnonzero(flagged & blank)
     if not len(lacking):
         return

@@ -144,8 +144,8 @@ class PromptrieverData(LightningDataModule):
             )
 
     def _check_batches(self) -> None:
-        num_rows = len(self.epoch_rows(0))
-        self.batches_per_epoch = order.num_batches(num_rows, self.global_batch_size)
+        num_rows, accumulated = len(self.epoch_rows(0)), self.trainer.accumulate_grad_batches if self.trainer else 1
+        self.batches_per_epoch = order.whole_steps(order.num_batches(num_rows, self.global_batch_size), accumulated)
         order.rows_of_rank(np.arange(self.global_batch_size), distributed.rank(), distributed.world_size())
         _log.info(
             "%s: %d rows, %d batches of %d queries an epoch; the %d rows left over change with the epoch",
@@ -153,7 +153,7 @@ class PromptrieverData(LightningDataModule):
             num_rows,
             self.batches_per_epoch,
             self.global_batch_size,
-            num_rows % self.global_batch_size,
+            num_rows - self.batches_per_epoch * self.global_batch_size,
         )
 
     def epoch_rows(self, epoch: int) -> np.ndarray:

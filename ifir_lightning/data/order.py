@@ -81,6 +81,18 @@ def num_batches(num_rows: int, global_batch_size: int) -> int:
     return num_rows // global_batch_size
 
 
+def whole_steps(num_batches: int, accumulated: int) -> int:
+    """Batches of an epoch without those of a last step that is not full: of it, Lightning would divide the gradient by
+    all ``accumulated`` batches of a full one.
+    """
+    if num_batches < accumulated:
+        raise InputError(
+            f"trainer.accumulate_grad_batches is {accumulated}, but an epoch has {num_batches} batches; allowed are as "
+            "many: lower it, or data.global_batch_size"
+        )
+    return num_batches - num_batches % accumulated
+
+
 def rows_of_batch(order: np.ndarray, step: int, global_batch_size: int) -> np.ndarray:
     """The rows of global batch ``step`` of the epoch that has this order."""
     assert 0 <= step < num_batches(len(order), global_batch_size)
