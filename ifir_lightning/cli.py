@@ -192,7 +192,7 @@ class RetrieverCLI(LightningCLI):
             self.save_config_kwargs["loggers"] = [_tensorboard(folder, self.start)]
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (ValueError, MisconfigurationException) as error:
+        except (RuntimeError, ValueError, MisconfigurationException) as error:  # the first of SLURM's variables
             raise InputError(f"trainer: {error}; allowed is what fit --help lists: correct it") from error
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
@@ -248,12 +248,15 @@ def main() -> None:
 def _run(command: str) -> None:
     if command in TRAINER_COMMANDS:
         restrict_imports()
+        interruption = Interruption()
+        if command == "fit":
+            interruption.listen()
         RetrieverCLI(
             RetrieverModule,
             PromptrieverData,
             parser_class=RecipeParser,
             save_config_callback=RunConfig,
-            trainer_defaults={"callbacks": [OutOfMemory(), Interruption()], "enable_model_summary": False},
+            trainer_defaults={"callbacks": [OutOfMemory(), interruption], "enable_model_summary": False},
             parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,

@@ -137,6 +137,7 @@ def newest(folder: Path) -> Path | None:
             faults.append(str(error))
             _log.warning("%s is not taken: %s", checkpoint, error)
         else:
+            _name_unreadable(folder, checkpoint.name)
             return checkpoint
     if faults:
         raise InputError(
@@ -144,6 +145,16 @@ def newest(folder: Path) -> Path | None:
             "a whole one: restore one with its manifest, or start anew in another run folder"
         )
     return None
+
+
+def _name_unreadable(folder: Path, behind: str) -> None:
+    """Log checkpoints without a readable manifest whose names, which are all that is known, say that they are newer."""
+    for checkpoint in in_order(folder):
+        if checkpoint.name > behind:
+            try:
+                read_manifest(checkpoint)
+            except InputError as error:
+                _log.warning("%s is not taken: %s", checkpoint, error)
 
 
 def best(folder: Path) -> Path | None:

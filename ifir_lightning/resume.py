@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ifir_lightning import manifests
 from ifir_lightning.errors import InputError
+from ifir_lightning.launchers import is_started_again
 from ifir_lightning.models.snapshot import read_history
 from ifir_lightning.security import check_checkpoint
 
@@ -128,18 +129,23 @@ def find_start(folder: Path, ckpt_path: str | None, resume: Resume, settings: di
         ckpt_path: Inside it (a file, ``last`` or ``best``): what the user wants to continue, with whatever settings
             but those of the rows. Outside it (a file or a run folder): where this run branches off another, likewise;
             started again it continues as any run. Without it and with ``resume`` auto, the newest whole checkpoint of
-            the folder, with the same settings.
-        resume: ``auto`` or ``never``.
+            the folder, with the same settings. Where torchrun or SLURM starts the same command again, the newest is
+            taken in place of one inside.
+        resume: ``auto`` or ``never``, which holds for the first start of a command.
         settings: ``training_settings``.
 
     Raises:
         InputError: Checkpoints of which none is whole, or of a run with other settings; a run that ``resume`` or
             ``ckpt_path`` does not continue.
     """
+    again = is_started_again()
+    inside = ckpt_path is not None and not is_branch(folder, ckpt_path)
+    if inside and again:
+        ckpt_path = "last"
     named = None if ckpt_path is None else find_checkpoint(folder, ckpt_path, "newest")
-    if named is not None and not is_branch(folder, ckpt_path):
+    if named is not None and inside:
         return Start(named, _step(named))
-    if resume == "never":
+    if resume == "never" and not again:
         _check_empty(folder)
     newest = manifests.newest(folder / "checkpoints")
     if newest is not None:

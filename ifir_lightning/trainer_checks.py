@@ -1,12 +1,10 @@
 """Settings of the trainer that Lightning would take for something else than they seem, or refuse without a name."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ifir_lightning.errors import InputError
+from ifir_lightning.launchers import check_processes
 
 _LIMITS = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
 
@@ -15,9 +13,9 @@ def check_trainer(trainer: Mapping[str, Any], command: str) -> None:
     """Check what ``trainer.*`` of a recipe says for a command, before anything is loaded.
 
     Raises:
-        InputError: It says what cannot be meant, or another number of processes than torchrun has started.
+        InputError: It says what cannot be meant, or another number of processes than torchrun or srun has started.
     """
-    _check_processes(trainer)
+    check_processes(trainer)
     fast, accumulated, clip = trainer["fast_dev_run"], trainer["accumulate_grad_batches"], trainer["gradient_clip_val"]
     if fast:
         raise InputError(
@@ -62,28 +60,3 @@ def _check_validations(trainer: Mapping[str, Any]) -> None:
             f"trainer.val_check_interval is {interval}; allowed are {allowed}, or a time as 00:00:30:00: correct it; "
             "--trainer.limit_val_batches 0 trains without validations"
         )
-
-
-def _check_processes(trainer: Mapping[str, Any]) -> None:
-    """Refuse numbers of processes with which Lightning would have each rank of torchrun train by itself."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    started, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    devices, nodes = trainer["devices"], int(trainer["num_nodes"])
-    number = _num_devices(devices, trainer["accelerator"], local)
-    if number * nodes != started:
-        raise InputError(
-            f"trainer.devices is {devices} and trainer.num_nodes {nodes}, but torchrun has started {started} "
-            f"processes, {local} on this node; allowed are as many: give --trainer.devices {local} "
-            f"--trainer.num_nodes {started // local}"
-        )
-
-
-def _num_devices(devices: Any, accelerator: Any, local: int) -> int:
-    """Processes on this node that the recipe asks for; of GPUs that are all to be used, as many as there are ranks."""
-    if isinstance(devices, list | tuple):
-        return len(devices)
-    if str(devices) not in ("auto", "-1"):
-        return int(devices) if str(devices).lstrip("-").isdigit() else len(str(devices).strip(",").split(","))
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    return 1 if on_cpu else local

@@ -146,6 +146,24 @@ def test_a_branch_from_elsewhere_or_with_other_settings_is_refused(
         find(tmp_path / "branch", **({"start": trunk} | change | ({"start": other} if "start" in change else {})))
 
 
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_command_that_is_started_again_goes_on_where_it_was(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By torchrun or SLURM, which repeat its arguments."""
+    run, trunk = tmp_path / "run", save(tmp_path / "trunk", 30, {})
+    early = save(run, 10, {})
+    save(run, 20, {"seed_everything": 0, "model.rate": 0.1} | TRAINED)
+    assert find(run, early) == Start(early, 10)
+    for count, expected in (("0", 10), ("1", 20)):
+        monkeypatch.setenv(variable, count)
+        assert find(run, early) == find(run, early, rate=0.3) == Start(at(run / "checkpoints", expected), expected)
+    early.unlink()
+    assert find(run, early) == Start(at(run / "checkpoints", 20), 20)
+    assert find(run, None, resume="never") == Start(at(run / "checkpoints", 20), 20)
+    assert find(tmp_path / "branch", trunk) == Start(trunk, 30)
+
+
 def test_a_run_from_scratch_is_no_branch(tmp_path: Path) -> None:
     trunk = save(tmp_path / "trunk", 30, {})
     for settings in ({}, {"seed_everything": 0, "model.rate": 0.1} | TRAINED):

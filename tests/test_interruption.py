@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -49,7 +50,8 @@ def fit(
         **settings,
     }
     logger = MetricsCSV(str(folder))
-    fitting = trainer(folder, recorder, Checkpoints(), Interruption(), *callbacks, logger=logger, **settings)
+    own = [] if any(isinstance(each, Interruption) for each in callbacks) else [Interruption()]
+    fitting = trainer(folder, recorder, Checkpoints(), *own, *callbacks, logger=logger, **settings)
     data, newest = synthetic_data(num_workers=num_workers), manifests.newest(folder / "checkpoints")
     try:
         fitting.fit(retriever(backbone), data, ckpt_path=newest)
@@ -140,6 +142,19 @@ def test_a_validation_that_is_due_comes_first(
     assert written == [(1, True), (2, True)]
     assert (status, len(losses)) == (143, 2)
     assert manifests.newest(tmp_path / "checkpoints").name == "step-00000002.ckpt"  # type: ignore[union-attr]
+
+
+def test_a_signal_while_the_run_starts_ends_it_after_its_first_step(modernbert: Path, tmp_path: Path) -> None:
+    before, interruption = signal.getsignal(signal.SIGUSR1), Interruption()
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # as __main__ does
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        interruption.listen()
+        status, losses = fit(tmp_path, modernbert, interruption)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (status, len(losses)) == (143, 1)
+    assert manifests.newest(tmp_path / "checkpoints").name == "step-00000001.ckpt"  # type: ignore[union-attr]
 
 
 def test_half_a_step_is_finished(modernbert: Path, tmp_path: Path) -> None:

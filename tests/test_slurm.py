@@ -106,6 +106,36 @@ def test_a_job_at_its_limit_is_queued_again_and_continues(cluster: Cluster) -> N
     assert cluster.asked.read_text() == "requeue 4711\n"
 
 
+@pytest.mark.parametrize(
+    ("status", "slurm", "asked"),
+    [
+        (75, {}, "requeue 4711\n"),
+        (137, {"RESTART_COUNT": "9"}, "requeue 4711\n"),
+        (75, {"ARRAY_JOB_ID": "4700", "ARRAY_TASK_ID": "3"}, "requeue 4700_3\n"),
+        (75, {"RESTART_COUNT": "10"}, ""),
+        (2, {}, ""),
+        (143, {}, ""),
+        (0, {}, ""),
+    ],
+)
+def test_a_run_that_lost_a_rank_or_hung_is_queued_again(
+    status: int, slurm: dict[str, str], asked: str, tmp_path: Path
+) -> None:
+    for name, text in (("srun", f"echo $SRUN_CPUS_PER_TASK $*; exit {status}"), ("scontrol", 'echo "$@" >> "$ASKED"')):
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "asked").touch()
+    slurm = {"JOB_ID": "4711", "NNODES": "2", "NTASKS_PER_NODE": "8", "CPUS_PER_TASK": "6"} | slurm
+    environment = os.environ | {f"SLURM_{name}": value for name, value in slurm.items()}
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ASKED": str(tmp_path / "asked"), "PYTHON": "python"}
+    done = subprocess.run([SCRIPT, "--config", "a b"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert (tmp_path / "asked").read_text() == asked
+    assert done.stdout == (
+        "6 --kill-on-bad-exit=1 python -m ifir_lightning fit --config a b --trainer.num_nodes 2 --trainer.devices 8\n"
+    )
+
+
 def test_the_script_asks_for_what_the_readme_says() -> None:
     asked = [line.removeprefix("#SBATCH ") for line in SCRIPT.read_text().splitlines() if line.startswith("#SBATCH")]
     assert {"--signal=USR1@120", "--requeue", "--open-mode=append"} <= set(asked)

@@ -1,4 +1,4 @@
-"""Recipes whose processes are those that torchrun has started; ``test_cli_errors`` has the others."""
+"""Recipes whose processes are those that a launcher has started; ``test_cli_errors`` has the others."""
 
 from typing import Any
 
@@ -44,3 +44,36 @@ def test_as_many_as_torchrun_has_started(
     check_trainer(SOUND | {"accelerator": accelerator, "devices": devices, "num_nodes": 8}, "fit")
     with pytest.raises(InputError, match=r"num_nodes 7, but torchrun has started 64 .* --trainer.num_nodes 8"):
         check_trainer(SOUND | {"accelerator": accelerator, "devices": devices, "num_nodes": 7}, "fit")
+
+
+CPUS = SOUND | {"accelerator": "cpu", "devices": 2, "num_nodes": 2}
+
+
+def test_as_many_as_srun_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # a shell that srun has opened
+    check_trainer(CPUS, "fit")
+    for name, value in (("SLURM_STEP_NUM_TASKS", "4"), ("SLURM_STEP_NUM_NODES", "2"), ("SLURM_JOB_NAME", "fit")):
+        monkeypatch.setenv(name, value)
+    check_trainer(CPUS, "fit")
+    with pytest.raises(
+        InputError, match=r"devices is 1 .* srun has started 4 processes, 2 on .* --trainer.num_nodes 2"
+    ):
+        check_trainer(CPUS | {"devices": 1}, "fit")
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")
+    with pytest.raises(InputError, match=r"4 processes in a job named bash, .* SLURM_JOB_NAME=fit"):
+        check_trainer(CPUS, "fit")
+
+
+def test_restarts_need_a_store_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RUN_ID", "1"), ("MAX_RESTARTS", "3"), ("USE_AGENT_STORE", "False")):
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    check_trainer(CPUS, "fit")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(
+        InputError, match=r"--max-restarts 3 with a store that outlives .* start torchrun with --standal"
+    ):
+        check_trainer(CPUS, "fit")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    check_trainer(CPUS, "fit")

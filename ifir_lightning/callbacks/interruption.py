@@ -40,6 +40,11 @@ class Interruption(Callback):
         self._step_before = 0
         self._leaves = 0
 
+    def listen(self) -> None:
+        """Remember a SIGUSR1 from now on, which would kill a process that still starts: its run ends after a step."""
+        signal.signal(signal.SIGUSR1, self._receive)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == "fit":
             # Lightning has no other way to keep its handlers out

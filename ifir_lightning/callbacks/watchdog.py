@@ -21,7 +21,8 @@ class Watchdog(Callback):
         hang_seconds: How long all ranks together may stand still before they end and name who is waited for; ten times
             as long while they start (until two batches are done: kernels of a GPU are compiled), write a checkpoint, or
             compute on a CPU. 0 switches both off.
-        meet_seconds: How long ranks wait for one another at the start.
+        meet_seconds: How long ranks that have joined the process group wait for one another at the start; to join it
+            has torch's own limits.
 
     Raises:
         InputError: A limit that is no number above 0, or ranks that did not come.
