@@ -257,7 +257,7 @@ def _run(command: str) -> None:
             parser_class=RecipeParser,
             save_config_callback=RunConfig,
             trainer_defaults={"callbacks": [OutOfMemory(), interruption], "enable_model_summary": False},
-            parser_kwargs={name: {"usage": _usage(name)} for name in TRAINER_COMMANDS},
+            parser_kwargs={"allow_abbrev": False, **{name: {"usage": _usage(name)} for name in TRAINER_COMMANDS}},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )

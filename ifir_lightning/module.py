@@ -13,6 +13,7 @@ from ifir_lightning import distributed
 from ifir_lightning.errors import InputError
 from ifir_lightning.losses import Loss, accuracy, check_loss, instruction_accuracy, pair_kinds
 from ifir_lightning.models.backbone import BackboneSettings
+from ifir_lightning.models.description import describe, phrase
 from ifir_lightning.models.pooling import Pooling
 from ifir_lightning.models.scoring import Scorer
 from ifir_lightning.models.snapshot import KEY as SNAPSHOT
@@ -82,6 +83,8 @@ class RetrieverModule(LightningModule):
         self.retriever.prepare(self.trainer.strategy.root_device, _PRECISIONS[precision])
         self._snapshot = self.retriever.snapshot()
         if stage == "fit":
+            parts = [phrase(describe(part)) for part in (self.retriever.pooling, self.retriever.scorer)]
+            _log.info("model: %s, %s, %s", *parts, self.retriever.tokenizer.format)
             _log.info("parameters: %s", self._sizes())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ def run(command: str, function: Callable[..., None], arguments: list[str]) -> No
     several = {name for name, parameter in parameters.items() if parameter.annotation == tuple[str, ...]}
     listed = [name for name, parameter in parameters.items() if parameter.kind is Parameter.VAR_POSITIONAL]
     helps = {each.arg_name: each.description for each in parse(function.__doc__ or "").params}
-    parser = CommandParser(prog=f"python -m ifir_lightning {command}")
+    parser = CommandParser(prog=f"python -m ifir_lightning {command}", allow_abbrev=False)
     parser.add_function_arguments(function, skip={*flags, *several, *listed})
     for flag in sorted(flags):
         parser.add_argument(f"--{flag}", action="store_true", help=helps[flag])

@@ -56,6 +56,13 @@ class TextFormat:
                 f"{', '.join(get_args(QueryExpansion))}: choose one"
             )
 
+    def __str__(self) -> str:
+        """The limits, and what else differs from plain texts: ``query limit 304, passage limit 512``."""
+        plain = vars(TextFormat())
+        limits = [f"{_NAMES[name]} {getattr(self, name)}" for name in ("max_query_length", "max_passage_length")]
+        others = {name: value for name, value in vars(self).items() if "length" not in name and value != plain[name]}
+        return ", ".join(limits + [f"{_NAMES[name]} {_shown(value)}" for name, value in others.items()])
+
 
 @dataclass(frozen=True)
 class TextSettings:

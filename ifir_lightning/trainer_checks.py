@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.pytorch.strategies import StrategyRegistry
+
 from ifir_lightning.errors import InputError
 from ifir_lightning.launchers import check_processes
 
@@ -31,6 +33,9 @@ def check_trainer(trainer: Mapping[str, Any], command: str) -> None:
         )
     if (limit := _LIMITS.get(command)) and trainer[limit] == 0:
         raise InputError(f"trainer.{limit} is 0, so {command} would do nothing; allowed is 1: give --trainer.{limit} 1")
+    strategies = ("auto", *StrategyRegistry.available_strategies())
+    if isinstance(strategy := trainer["strategy"], str) and strategy not in strategies:
+        raise InputError(f"trainer.strategy is {strategy!r}; allowed are auto, ddp and fsdp2: choose one")
     if command == "fit":
         _check_length(trainer)
         _check_validations(trainer)

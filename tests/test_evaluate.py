@@ -1,6 +1,7 @@
 """The command evaluate: the table for people, JSON for programs, one line about what does not fit."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -82,8 +83,18 @@ def test_passages_that_the_task_does_not_know_are_counted(tmp_path, task, capsys
     evaluate(task, write_run(tmp_path, QUERIES, passages=["a", "0b"]), json=True)
     assert capsys.readouterr().err == (
         f"{tmp_path}/run.trec: ranks 1 passages that tiny does not know (first '0b'): they take ranks, and none is "
-        "relevant\n"
+        "relevant; lacks 4 of 8 candidates (first 'b' of query '1-og'): they take the rank behind its last, and count "
+        "0 in MAP and nDCG\n"
     )
+
+
+def test_candidates_that_the_run_lacks_are_counted(tmp_path, task, capsys):
+    path = Path(write_run(tmp_path, QUERIES))
+    path.write_text(
+        "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("2-og Q0 b"))
+    )
+    evaluate(task, str(path), json=True)
+    assert "run.trec: lacks 1 of 8 candidates (first 'b' of query '2-og')" in capsys.readouterr().err
 
 
 def test_a_run_with_other_passage_ids_is_refused(tmp_path, task):

@@ -170,7 +170,7 @@ def test_the_format_of_the_other_kind(head: Head, wanted: Any, allowed: str, mod
         export_format(model, wanted)
 
 
-def test_what_is_lost_is_said(modernbert: Path) -> None:
+def test_what_is_lost_is_said(modernbert: Path, bert: Path) -> None:
     def lost(head: Head, scorer: Scorer | None = None, **text: Any) -> str:
         model = load_retriever(str(modernbert), make_head(head)[0], scorer or make_head(head)[1], TextSettings(**text))
         return " ".join(caveats(model))
@@ -182,6 +182,7 @@ def test_what_is_lost_is_said(modernbert: Path) -> None:
     assert "written as 512 tokens; ifir_lightning cuts queries at 304" in lost("bi-encoder")
     assert lost("bi-encoder", max_query_length=512) == ""
     assert "`encode_query`" in lost("bi-encoder", max_query_length=512, query_prefix="q: ")
+    assert "no vector depends on it" in " ".join(caveats(load_retriever(str(bert), TokenProjection(), MaxSim("sum"))))
 
 
 @pytest.mark.parametrize(("scorer", "name"), [(Cosine(), "cosine"), (Dot(), "dot"), (MaxSim(), "dot")], ids=str)

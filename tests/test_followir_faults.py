@@ -2,9 +2,11 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning import Callback
 from small import retriever, synthetic_data, trainer, write_task
 from test_benchmarks import INSTRUCTIR, write
 
@@ -31,6 +33,54 @@ def test_tasks_of_one_name_of_two_benchmarks_are_both_warned_of(modernbert: Path
     with pytest.warns(UserWarning, match="the limit of 4 query tokens cuts") as warned:
         trainer(tmp_path, FollowIRValidation(tasks)).validate(module, synthetic_data())
     assert sum("the limit of 4" in str(each.message) for each in warned) == 2
+
+
+class Monitor(Callback):
+    """As EarlyStopping and ModelCheckpoint."""
+
+    def __init__(self, monitor: str | None) -> None:
+        self.monitor = monitor
+
+
+def test_a_monitor_that_is_no_metric_is_named_before_the_first_step(modernbert: Path, tmp_path: Path) -> None:
+    followir = FollowIRValidation([write_task(tmp_path / "travel")])
+    sound = [Monitor(each) for each in (None, "train/loss", "followir/p_mrr", "followir/travel/score_b")]
+    fitting = trainer(tmp_path, followir, *sound, Monitor("followir/p-mrr"), max_steps=1)
+    with pytest.raises(InputError, match=r"monitors 'followir/p-mrr'; allowed are followir/p_mrr, .*followir/score_a"):
+        fitting.fit(retriever(modernbert), synthetic_data())
+    assert fitting.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({"val_check_interval": 5, "check_val_every_n_epoch": None}, "5"),
+        ({"val_check_interval": 4, "check_val_every_n_epoch": None}, None),
+        ({"val_check_interval": 4, "check_val_every_n_epoch": None, "accumulate_grad_batches": 2, "max_steps": 1}, "4"),
+        (
+            {"val_check_interval": 4, "check_val_every_n_epoch": None, "accumulate_grad_batches": 2, "max_steps": 2},
+            None,
+        ),
+        ({"check_val_every_n_epoch": 1}, None),
+        ({"check_val_every_n_epoch": 2}, "8"),
+        ({"check_val_every_n_epoch": 2, "val_check_interval": 0.5}, "6"),
+        ({"check_val_every_n_epoch": 2, "limit_val_batches": 0}, None),
+        ({"val_check_interval": "00:01:00:00", "check_val_every_n_epoch": None}, None),
+    ],
+)
+def test_a_training_that_ends_before_its_first_validation_is_told(
+    settings: dict[str, Any], first: str | None, modernbert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Four batches an epoch, four steps."""
+    followir = FollowIRValidation([write_task(tmp_path / "travel", num_queries=1)], untrained=False)
+    settings = {"max_steps": 4, "val_check_interval": 1.0} | settings
+    trainer(tmp_path, followir, **settings).fit(retriever(modernbert), synthetic_data())
+    told = [message for message in caplog.messages if "no validation" in message]
+    assert len(told) == (first is not None)
+    if first:
+        batches = settings["max_steps"] * settings.get("accumulate_grad_batches", 1)
+        assert f"after batch {first}, and trainer.max_steps ends the training after {batches};" in told[0]
+        assert not (tmp_path / "followir").exists()
 
 
 def test_two_tasks_of_one_name_are_refused(modernbert: Path, tmp_path: Path) -> None:

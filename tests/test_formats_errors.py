@@ -226,6 +226,7 @@ def test_a_folder_or_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     [
         ("a.parquet", "PAR1 and nothing more", "ArrowInvalid"),
         ("a.jsonl", '{"query_id": "1"}\n{"query_id": \n', "JSON parse error"),
+        ("a.jsonl", '{"query_id": 1}\n', 'from string to number in row 0; ids are text, "12"'),
         ("a.jsonl", '{"query_id": 1}\n', "query_id"),
         ("a.jsonl", "", "a.jsonl: Empty JSON"),
     ],

@@ -215,6 +215,10 @@ def test_how_many_parameters_learn_is_said(
         4 * width**2 + 3 * width * inner + 2 * width
     )  # the first layer lacks a norm, the end has it
     assert f"parameters: backbone {backbone:,}, pooling " in said
+    (model,) = (message for message in caplog.messages if message.startswith("model: "))
+    assert model.startswith("model: TokenProjection(dim=")
+    assert ", WeightedMaxSim(reduction=" in model
+    assert ", query limit 64, passage limit 64" in model
     pooling = sum(parameter.numel() for parameter in module.retriever.pooling.parameters())
     trained = f"{backbone - frozen + pooling:,}" if is_frozen else "all"
     assert said.endswith(f", pooling {pooling:,}; {trained} trained")

@@ -8,6 +8,7 @@ from ifir_lightning.errors import InputError
 from ifir_lightning.trainer_checks import check_trainer
 
 SOUND: dict[str, Any] = {
+    "strategy": "auto",
     "fast_dev_run": False,
     "accumulate_grad_batches": 1,
     "gradient_clip_val": 0.0,

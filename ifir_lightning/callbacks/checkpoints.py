@@ -128,6 +128,19 @@ class Checkpoints(Checkpoint):
             manifests.prune(folder, self.keep_last, self.keep_steps)
 
 
+def never_validates(trainer: Trainer) -> str | None:
+    """That a training ends before its first validation, where it is to have any; called when it starts."""
+    every, between = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    first = (between or 0) + (0 if every is None else (every - 1) * trainer.num_training_batches)
+    num_batches = trainer.max_steps * trainer.accumulate_grad_batches
+    if not trainer.enable_validation or trainer.max_steps < 1 or num_batches >= first:
+        return None
+    return (
+        f"there will be no validation: the first would come after batch {first:g}, and trainer.max_steps ends the "
+        f"training after {num_batches}; --trainer.val_check_interval {num_batches} validates at its end"
+    )
+
+
 def validation_is_due(trainer: Trainer) -> bool:
     """Whether Lightning will validate after this batch: a run that continues from here would skip that validation."""
     fetcher = trainer.fit_loop._data_fetcher

@@ -1,6 +1,7 @@
 """FollowIRValidation: FollowIR, and other benchmarks beside it, at every validation."""
 
 import json
+import logging
 import math
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.table import Table
 from ifir_lightning import distributed, durable
 from ifir_lightning.benchmarks.names import named_task
 from ifir_lightning.benchmarks.task import RankingTask, mean_metrics
+from ifir_lightning.callbacks.checkpoints import never_validates
 from ifir_lightning.callbacks.curves import draw_curves
 from ifir_lightning.callbacks.observer import ValidationObserver
 from ifir_lightning.callbacks.progress import console
@@ -27,6 +29,8 @@ from ifir_lightning.reranking import Encoded
 from ifir_lightning.search import run_task
 from ifir_lightning.trec import write_run
 from ifir_lightning.truncation import audit_queries
+
+_log = logging.getLogger(__name__)
 
 
 class FollowIRValidation(Callback):
@@ -87,6 +91,8 @@ class FollowIRValidation(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """The untrained model, as step 0 of the curves."""
+        if message := never_validates(trainer):
+            _log.warning(message)
         if self.untrained and trainer.global_step == 0 and trainer.enable_validation:
             module.eval()
             logged = self._evaluate(trainer, module)
@@ -128,6 +134,7 @@ class FollowIRValidation(Callback):
                 _report(module.steps_done, folder, results, means)
                 console(trainer).print(_table(tasks, results, means, folder.name))
             logged |= _logger_names(name, results, means)
+        _check_monitors(trainer, logged)
         return logged
 
     def _run(self, trainer: Trainer, module: RetrieverModule, task: RankingTask, folder: Path) -> Metrics:
@@ -174,6 +181,19 @@ class FollowIRValidation(Callback):
         return cuts.share
 
 
+def _check_monitors(trainer: Trainer, logged: dict[str, float]) -> None:
+    """See that what a callback monitors of a benchmark is one of its metrics, before Lightning misses it."""
+    benchmarks = {name.partition("/")[0] for name in logged}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor.partition("/")[0] in benchmarks and monitor not in logged:
+            means = ", ".join(name for name in logged if name.count("/") == 1)
+            raise InputError(
+                f"{type(callback).__name__} of trainer.callbacks monitors {monitor!r}; allowed are {means} and the "
+                "same of one task: correct its monitor"
+            )
+
+
 def _output_folder(trainer: Trainer, benchmark: str) -> Path:
     assert trainer.state.fn is not None
     fitting = trainer.state.fn == TrainerFn.FITTING
@@ -203,12 +223,12 @@ def _table(tasks: list[RankingTask], results: list[Metrics], means: dict[str, fl
     headline, name = tasks[0].headline, tasks[0].benchmark
     table = Table(title=f"{'FollowIR' if name == 'followir' else name} (x100), {title}")
     table.add_column("task", no_wrap=True)
-    for column in (*headline.values(), "queries", "query cut"):
+    for column in (*headline.values(), "queries", "query / passage cut %"):
         table.add_column(column, justify="right")
     for task, metrics in zip(tasks, results, strict=True):
         values = [_shown(key, float(metrics[key])) for key in headline]
         num_queries = metrics.get("num_queries", len(task.queries))
-        cut = f"{metrics['truncated_query_tokens']:.1f}%"
+        cut = "/".join(f"{metrics[f'truncated_{text}_tokens']:.1f}" for text in ("query", "passage"))
         table.add_row(escape(str(metrics["task"])), *values, str(num_queries), cut)
     table.add_section()
     table.add_row("mean", *(_shown(key, means[key]) for key in headline), style="bold")

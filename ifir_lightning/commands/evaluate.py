@@ -62,6 +62,13 @@ def _mismatch(run: Run, ranked: list[str], task: RankingTask, metrics: Metrics) 
             f"ranks {len(strange)} passages that {task.name} does not know (first {strange[0]!r}): they take ranks, "
             "and none is relevant"
         )
+    candidates = task.candidates or {}
+    absent = [(id_, base) for base, ids in candidates.items() if base in run for id_ in ids if id_ not in run[base]]
+    if absent:
+        faults.append(
+            f"lacks {len(absent)} of {sum(map(len, candidates.values()))} candidates (first {absent[0][0]!r} of query "
+            f"{absent[0][1]!r}): they take the rank behind its last, and count 0 in MAP and nDCG"
+        )
     return "; ".join(faults)
 
 

@@ -166,7 +166,8 @@ def _jsonl_records(files: list[str], stamps: list[tuple[int, int]]) -> Iterator[
             for batch in paj.open_json(file, paj.ReadOptions(block_size=JSONL_BLOCK_BYTES), parse):
                 yield from batch.to_pylist()
         except pa.ArrowInvalid as error:
-            raise ValueError(f"{file}: {error}") from error
+            hint = '; ids are text, "12"' if "from string to number" in str(error) else ""
+            raise ValueError(f"{file}: {error}{hint}") from error
 
 
 def to_row(record: dict) -> Row:
