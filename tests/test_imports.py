@@ -10,7 +10,7 @@ import pytest
 PACKAGE = "ifir_lightning"
 ROOT = Path(__file__).parents[1] / PACKAGE
 PURE = ["losses", "distillation", "models.pooling", "models.scoring", "models.maxsim", "metrics", "data.sampling"]
-LIGHTNING = ("module", "cli", "process", "callbacks", "data.datamodule", "fsdp")
+LIGHTNING = ("module", "cli", "process", "trainer_checks", "callbacks", "data.datamodule", "fsdp")
 
 
 def module_name(path: Path) -> str:

@@ -27,7 +27,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> str:
 def fit(
     folder: Path, backbone: Path, task: str, saver: Checkpoints, ckpt_path: Path | None = None, **settings: Any
 ) -> tuple[list[Any], dict[str, torch.Tensor]]:
-    """Batches (7 an epoch) and final weights."""
+    """Batches (7 an epoch, or 6 in steps of two) and final weights."""
     recorder, module = Recorder(), retriever(backbone, config=TINY | DROPOUT)
     plain = {"enable_checkpointing": True, "check_val_every_n_epoch": None, "plugins": [ManifestIO()]}
     fit_trainer = trainer(folder, recorder, FollowIRValidation([task]), saver, **(plain | settings))
@@ -94,13 +94,14 @@ def test_averaged_weights_are_validated_where_they_are_saved(modernbert: Path, t
     assert any(not torch.equal(saved["state_dict"][name], weight) for name, weight in trained.items())
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoints. the validation at step 4 fell")  # of those that continue
 def test_half_a_step_is_never_written_and_the_next_whole_one_is(modernbert: Path, task: str, tmp_path: Path) -> None:
-    """Two batches a step, seven an epoch: steps end at batches 2, 4, 6, 7, 9, ...; validation at every third."""
+    """Two batches a step, six an epoch; validation at every third batch."""
     settings = {"max_steps": 6, "val_check_interval": 3, "accumulate_grad_batches": 2}
-    with pytest.warns(UserWarning, match=r"validation at step 1 fell between the batches of one step"):
+    with pytest.warns(UserWarning, match=r"validation at step [14] fell between the batches of one step"):
         rows, weights = fit(tmp_path, modernbert, task, Checkpoints(keep_last=ALL), **settings)
-    assert written(tmp_path) == [(2, False), (3, True), (4, False), (5, True), (6, False)]
-    batches = {2: 4, 3: 6, 4: 7, 5: 9, 6: 11}
+    assert written(tmp_path) == [(2, False), (3, True), (5, False), (6, True)]
+    batches = {2: 4, 3: 6, 5: 10}
     for path in manifests.in_order(tmp_path / "checkpoints")[:-1]:
         step = manifests.read_manifest(path).step
         rest, again = fit(tmp_path / f"{step}", modernbert, task, Checkpoints(), path, **settings)

@@ -166,7 +166,7 @@ def test_a_benchmark_of_ones_own_counts_what_it_likes(
     own = Own("mine", queries, dict.fromkeys(queries, ""), {"a": Passage("a", "", "a car")}, None)
     monkeypatch.setattr(followir, "named_task", lambda path: own)
     trainer(tmp_path, FollowIRValidation(["own"])).validate(retriever(modernbert), synthetic_data(), verbose=False)
-    assert re.search(r"mine\W+1\.00\W+2\W+0\.0%", capsys.readouterr().out)
+    assert re.search(r"mine\W+1\.00\W+2\W+0\.0/0\.0", capsys.readouterr().out)
 
 
 def test_a_figure_that_is_no_number_is_said(modernbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,7 @@ def make_data(settings: dict[str, Any]) -> tuple[PromptrieverData, TextTokenizer
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         current_epoch=0,
         overfit_batches=0,
+        accumulate_grad_batches=1,
         lightning_module=SimpleNamespace(retriever=SimpleNamespace(tokenizer=tokenizer), loss=InfoNCE(0.02)),
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
