@@ -1,20 +1,41 @@
-"""What torchrun and SLURM say of the processes that they have started, and whether a recipe asks for as many."""
+"""What torchrun and SLURM say of the processes that they have started: whether again, and whether as many as asked for."""
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ifir_lightning import durable
 from ifir_lightning.errors import InputError
 
+_FILE = ".launch"
+_COUNTS = {"TORCHELASTIC_RUN_ID": "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID": "SLURM_RESTART_COUNT"}
+"""What names a launch, and how often it has been started again."""
 _SHELLS = ("bash", "interactive")
 """Names of a SLURM job in which Lightning starts the processes itself."""
 
 
-def is_started_again() -> bool:
-    """Whether torchrun or SLURM started this very command before, so that what it asks for has been done."""
-    return any(int(os.environ.get(name) or 0) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+def remember(folder: Path) -> None:
+    """Write into a run folder what is training in it: which job of SLURM, which start of torchrun."""
+    durable.write_text(
+        folder / _FILE, "".join(f"{name} {os.environ[name]}\n" for name in _COUNTS if name in os.environ)
+    )
+
+
+def is_started_again(folder: Path) -> bool:
+    """Whether torchrun or SLURM has started again what was training in a run folder, so that its command, which asks
+    for this or that checkpoint, has been obeyed already.
+    """
+    try:
+        remembered = (folder / _FILE).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    return any(
+        int(os.environ.get(count) or 0) > 0 and f"{name} {os.environ.get(name)}" in remembered
+        for name, count in _COUNTS.items()
+    )
 
 
 def check_processes(trainer: Mapping[str, Any]) -> None:
@@ -48,7 +69,8 @@ def _check_job_name(started: int) -> None:
     if name in _SHELLS:
         raise InputError(
             f"srun has started {started} processes in a job named {name}, in which Lightning would have each train by "
-            "itself; allowed is any other name: srun env SLURM_JOB_NAME=fit python -m ifir_lightning ..."
+            "itself; allowed is any other name: srun env SLURM_JOB_NAME=fit python -m ifir_lightning ... (in a shell "
+            "that srun has opened: unset SLURM_STEP_NUM_TASKS)"
         )
 
 
@@ -64,8 +86,6 @@ def _check_number(trainer: Mapping[str, Any], launcher: str, started: int, local
 
 def _num_devices(devices: Any, accelerator: Any, local: int) -> int:
     """Processes on this node that the recipe asks for; of GPUs that are all to be used, as many as there are ranks."""
-    if isinstance(devices, list | tuple):
-        return len(devices)
     if str(devices) not in ("auto", "-1"):
         return int(devices) if str(devices).lstrip("-").isdigit() else len(str(devices).strip(",").split(","))
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())

@@ -138,7 +138,7 @@ def find_start(folder: Path, ckpt_path: str | None, resume: Resume, settings: di
         InputError: Checkpoints of which none is whole, or of a run with other settings; a run that ``resume`` or
             ``ckpt_path`` does not continue.
     """
-    again = is_started_again()
+    again = is_started_again(folder)
     inside = ckpt_path is not None and not is_branch(folder, ckpt_path)
     if inside and again:
         ckpt_path = "last"

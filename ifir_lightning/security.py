@@ -78,7 +78,7 @@ def check_checkpoint(path: str) -> None:
         raise InputError(f"ckpt_path {path}: no such file; allowed are a .ckpt file, last and best: check --ckpt_path")
     if Path(path).is_dir():  # such as the shards of other programs, whose index torch would unpickle unchecked
         raise InputError(
-            f"ckpt_path {path} is a folder, and no run folder; allowed are a .ckpt file, last and best: fit writes "
+            f"ckpt_path {path} is a folder without checkpoints/; allowed are a .ckpt file, last and best: fit writes "
             "one file under every strategy, so check --ckpt_path"
         )
     read = read_weights(Path(path), path)

@@ -34,7 +34,7 @@ def check_trainer(trainer: Mapping[str, Any], command: str) -> None:
     if (limit := _LIMITS.get(command)) and trainer[limit] == 0:
         raise InputError(f"trainer.{limit} is 0, so {command} would do nothing; allowed is 1: give --trainer.{limit} 1")
     strategies = ("auto", *StrategyRegistry.available_strategies())
-    if isinstance(strategy := trainer["strategy"], str) and strategy not in strategies:
+    if isinstance(strategy := trainer["strategy"], str) and strategy.lower() not in strategies:
         raise InputError(f"trainer.strategy is {strategy!r}; allowed are auto, ddp and fsdp2: choose one")
     if command == "fit":
         _check_length(trainer)

@@ -8,7 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from small import DROPOUT, QUICK, TINY, retriever, synthetic_data, trainer
 
-from ifir_lightning import manifests
+from ifir_lightning import launchers, manifests
 from ifir_lightning.callbacks.checkpoint_io import ManifestIO
 from ifir_lightning.callbacks.checkpoints import Checkpoints
 from ifir_lightning.errors import InputError
@@ -155,6 +155,16 @@ def test_a_command_that_is_started_again_goes_on_where_it_was(
     early = save(run, 10, {})
     save(run, 20, {"seed_everything": 0, "model.rate": 0.1} | TRAINED)
     assert find(run, early) == Start(early, 10)
+    name = {"TORCHELASTIC_RESTART_COUNT": "TORCHELASTIC_RUN_ID", "SLURM_RESTART_COUNT": "SLURM_JOB_ID"}[variable]
+    monkeypatch.setenv(name, "7")
+    monkeypatch.setenv(variable, "1")
+    assert find(run, early) == Start(early, 10)  # before it had begun here
+    with pytest.raises(InputError, match="already holds a run"):
+        find(run, None, resume="never")
+    launchers.remember(run)
+    monkeypatch.setenv(name, "8")
+    assert find(run, early) == Start(early, 10)  # another one had
+    monkeypatch.setenv(name, "7")
     for count, expected in (("0", 10), ("1", 20)):
         monkeypatch.setenv(variable, count)
         assert find(run, early) == find(run, early, rate=0.3) == Start(at(run / "checkpoints", expected), expected)

@@ -49,6 +49,7 @@ def test_a_monitor_that_is_no_metric_is_named_before_the_first_step(modernbert: 
     with pytest.raises(InputError, match=r"monitors 'followir/p-mrr'; allowed are followir/p_mrr, .*followir/score_a"):
         fitting.fit(retriever(modernbert), synthetic_data())
     assert fitting.global_step == 0
+    trainer(tmp_path, followir, Monitor("followir/p-mrr")).validate(retriever(modernbert), synthetic_data())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from multiprocessing import active_children, get_context
@@ -13,7 +14,7 @@ import pytest
 import torch
 from lightning import Callback
 from ranks import on_ranks
-from small import Recorder, retriever, synthetic_data, trainer
+from small import QUICK, Recorder, retriever, synthetic_data, trainer
 
 from ifir_lightning import distributed, manifests
 from ifir_lightning.callbacks.checkpoint_io import ManifestIO
@@ -155,6 +156,33 @@ def test_a_signal_while_the_run_starts_ends_it_after_its_first_step(modernbert: 
         signal.signal(signal.SIGUSR1, before)
     assert (status, len(losses)) == (143, 1)
     assert manifests.newest(tmp_path / "checkpoints").name == "step-00000001.ckpt"  # type: ignore[union-attr]
+
+
+def test_a_signal_while_the_process_imports_waits_for_the_run(tmp_path: Path) -> None:
+    """The command line from its first line on."""
+    arguments = [
+        *QUICK,
+        f"--trainer.default_root_dir={tmp_path}",
+        "--followir.untrained=false",
+        "--model.schedule.warmup_steps=1",
+    ]
+    with open(tmp_path / "log", "wb") as log:
+        command = [sys.executable, "-m", "ifir_lightning", "fit", *arguments]
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=log, stderr=log)
+    try:
+        while _blocked(process.pid) != 1 << (signal.SIGUSR1 - 1):
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGUSR1)
+        assert process.wait(timeout=300) == 143, (tmp_path / "log").read_text()
+    finally:
+        process.kill()
+    assert manifests.newest(tmp_path / "checkpoints").name == "step-00000001.ckpt"  # type: ignore[union-attr]
+
+
+def _blocked(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("SigBlk:")).split()[1], 16)
 
 
 def test_half_a_step_is_finished(modernbert: Path, tmp_path: Path) -> None:

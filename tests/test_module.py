@@ -19,7 +19,7 @@ from ifir_lightning.models.scoring import Cosine, Dot, MaxSim, Scorer, WeightedM
 from ifir_lightning.models.transformer import build_transformer
 from ifir_lightning.module import RetrieverModule
 from ifir_lightning.optimization import AdamW, Schedule
-from ifir_lightning.text_format import TextSettings
+from ifir_lightning.text_format import TextFormat, TextSettings
 
 
 def build(backbone: Path, pooling: Pooling, scorer: Scorer, text: TextSettings | None = None) -> RetrieverModule:
@@ -219,6 +219,9 @@ def test_how_many_parameters_learn_is_said(
     assert model.startswith("model: TokenProjection(dim=")
     assert ", WeightedMaxSim(reduction=" in model
     assert ", query limit 64, passage limit 64" in model
+    assert str(TextFormat(query_marker="[Q] ", passage_skiplist=("a", "b"))) == (
+        "query limit 304, passage limit 512, query marker '[Q] ', passage skiplist of 2 words"
+    )
     pooling = sum(parameter.numel() for parameter in module.retriever.pooling.parameters())
     trained = f"{backbone - frozen + pooling:,}" if is_frozen else "all"
     assert said.endswith(f", pooling {pooling:,}; {trained} trained")

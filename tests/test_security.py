@@ -242,7 +242,9 @@ def test_a_file_that_fit_did_not_write(content: Any, terminal: Terminal, tmp_pat
 def test_a_folder_that_is_no_run(terminal: Terminal, marker: Path, tmp_path: Path) -> None:
     """As shards of other programs: torch would unpickle their index."""
     (tmp_path / ".metadata").write_bytes(pickle.dumps(Payload(marker)))
-    assert f"ckpt_path {tmp_path} is a folder, and no run" in terminal.refuses("fit", *QUICK, f"--ckpt_path={tmp_path}")
+    assert f"ckpt_path {tmp_path} is a folder without checkpoints" in terminal.refuses(
+        "fit", *QUICK, f"--ckpt_path={tmp_path}"
+    )
     assert not marker.exists()
     with suppress(AttributeError):  # after it has run
         dcp.FileSystemReader(tmp_path).read_metadata()

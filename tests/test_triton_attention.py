@@ -190,8 +190,9 @@ from ifir_lightning.models import triton_attention_kernels as kernels
 from ifir_lightning.models.attention import TILE
 from ifir_lightning.models.triton_attention import FORWARD_REGISTERS, KEYS_REGISTERS
 
-TYPES = {"cos": "*fp32", "sin": "*fp32", "tiles": "*i32", "divisor": "*fp32", "mean": "*fp32"}
+TYPES = {"cos": "*fp32", "sin": "*fp32", "tiles": "*i32", "lse": "*fp32", "delta": "*fp32"}
 TYPES |= {"num_tokens": "i32", "scale": "fp32"}
+assert TYPES.keys() <= set(kernels.rotate_kernel.arg_names + kernels.queries_kernel.arg_names)
 REGISTERS = {"forward_kernel": FORWARD_REGISTERS, "keys_kernel": KEYS_REGISTERS}
 for name, window, half in (("bf16", 0, 32), ("bf16", 65, 32), ("fp16", 65, 32), ("bf16", 65, 64)):
     for kernel in (kernels.rotate_kernel, kernels.forward_kernel, kernels.queries_kernel, kernels.keys_kernel):

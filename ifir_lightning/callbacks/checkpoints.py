@@ -130,14 +130,24 @@ class Checkpoints(Checkpoint):
 
 def never_validates(trainer: Trainer) -> str | None:
     """That a training ends before its first validation, where it is to have any; called when it starts."""
-    every, between = trainer.check_val_every_n_epoch, trainer.val_check_batch
-    first = (between or 0) + (0 if every is None else (every - 1) * trainer.num_training_batches)
-    num_batches = trainer.max_steps * trainer.accumulate_grad_batches
-    if not trainer.enable_validation or trainer.max_steps < 1 or num_batches >= first:
+    every, between, accumulated = (
+        trainer.check_val_every_n_epoch,
+        trainer.val_check_batch,
+        trainer.accumulate_grad_batches,
+    )
+    num_batches = trainer.max_steps * accumulated
+    if not trainer.enable_validation or num_batches < 1 or between is None:
+        return None
+    if every is None:
+        first = between * (trainer.global_step * accumulated // between + 1)
+    else:
+        first = (every - 1) * trainer.num_training_batches + between
+    if num_batches >= first:
         return None
     return (
         f"there will be no validation: the first would come after batch {first:g}, and trainer.max_steps ends the "
-        f"training after {num_batches}; --trainer.val_check_interval {num_batches} validates at its end"
+        f"training after {num_batches}; --trainer.check_val_every_n_epoch null --trainer.val_check_interval "
+        f"{num_batches} validates at its end"
     )
 
 

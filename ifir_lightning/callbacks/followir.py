@@ -134,7 +134,8 @@ class FollowIRValidation(Callback):
                 _report(module.steps_done, folder, results, means)
                 console(trainer).print(_table(tasks, results, means, folder.name))
             logged |= _logger_names(name, results, means)
-        _check_monitors(trainer, logged)
+        if trainer.state.fn == TrainerFn.FITTING:
+            _check_monitors(trainer, logged)
         return logged
 
     def _run(self, trainer: Trainer, module: RetrieverModule, task: RankingTask, folder: Path) -> Metrics:

@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 
-from ifir_lightning import durable, manifests, run_folder
+from ifir_lightning import durable, launchers, manifests, run_folder
 from ifir_lightning.data.datamodule import PromptrieverData
 from ifir_lightning.errors import InputError
 from ifir_lightning.preflight import check_agreement
@@ -86,6 +86,7 @@ class RunConfig(SaveConfigCallback):
         if path.exists() and path.read_text(encoding="utf-8") != text:
             os.replace(path, folder / f"config-{run_folder.next_number(folder.glob('config-*.yaml'))}.yaml")
         durable.write_text(path, text)
+        launchers.remember(folder)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[manifests.SETTINGS] = training_settings(self.recipe)

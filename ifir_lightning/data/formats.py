@@ -40,10 +40,10 @@ Rows = Literal["all", "with_instruction", "without_instruction"]
 
 NUM_SYNTHETIC_ROWS = 20_000
 JSONL_BLOCK_BYTES = 16 << 20  # no line may be longer
-_PART = 10_000
 _ROWS_IN_DIGEST = 1000
 _READ_COLUMNS = (*REQUIRED_COLUMNS, "only_query", "query", "teacher_scores")
 """What becomes a ``Row``."""
+_PART = 10_000
 """Rows of which texts are read at a time."""
 JSONL_FEATURES = datasets.Features(
     {
