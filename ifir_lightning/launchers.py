@@ -1,4 +1,4 @@
-"""What torchrun and SLURM say of the processes that they have started: whether again, and whether as many as asked for."""
+"""What torchrun and SLURM say of the processes that they have started: whether again, and whether as many as asked."""
 
 import os
 from collections.abc import Mapping
