@@ -78,13 +78,15 @@ def test_what_lies_behind_the_newest_whole_checkpoint_is_kept_aside(trained: Pat
     assert damaged.stat().st_size > 1000
 
 
-def test_the_saved_config_continues_the_run_and_keeps_its_log(trained: Path) -> None:
+def test_the_saved_config_continues_the_run_and_keeps_its_log(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
     first = (trained / "config.yaml").read_text()
     done = run("fit", f"--config={trained}/config.yaml", "--trainer.max_steps=6")
     assert done.returncode == 0, done.stderr
     assert "continues after step 4 (step-00000004.ckpt)" in done.stderr
     steps = [line.split(",")[0] for line in (trained / "metrics.csv").read_text().splitlines()[1:]]
     assert steps == ["0", "1", "2", "3", "4", "5", "6"]
+    assert (trained / ".launch").read_text() == "SLURM_JOB_ID 9\n"
     assert (trained / "config-1.yaml").read_text() == first
     assert (trained / "config.yaml").read_text() == first.replace("max_steps: 4", "max_steps: 6")
 

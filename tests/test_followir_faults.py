@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from lightning import Callback
 from small import retriever, synthetic_data, trainer, write_task
 from test_benchmarks import INSTRUCTIR, write
 
+from ifir_lightning.callbacks.checkpoints import never_validates
 from ifir_lightning.callbacks.followir import FollowIRValidation
 from ifir_lightning.errors import InputError
 from ifir_lightning.text_format import TextSettings
@@ -82,6 +84,16 @@ def test_a_training_that_ends_before_its_first_validation_is_told(
         batches = settings["max_steps"] * settings.get("accumulate_grad_batches", 1)
         assert f"after batch {first}, and trainer.max_steps ends the training after {batches};" in told[0]
         assert not (tmp_path / "followir").exists()
+
+
+@pytest.mark.parametrize(
+    ("done", "last", "first"), [(0, 5, "6"), (0, 6, None), (7, 11, "12"), (7, 12, None), (6, 11, "12")]
+)
+def test_a_continuation_that_ends_before_its_next_validation_is_told(done: int, last: int, first: str | None) -> None:
+    every = {"check_val_every_n_epoch": None, "val_check_batch": 6, "accumulate_grad_batches": 1}
+    found = never_validates(SimpleNamespace(enable_validation=True, global_step=done, max_steps=last, **every))  # type: ignore[arg-type]
+    assert (found is None) == (first is None)
+    assert found is None or f"the first would come after batch {first}," in found
 
 
 def test_two_tasks_of_one_name_are_refused(modernbert: Path, tmp_path: Path) -> None:

@@ -219,8 +219,8 @@ def test_how_many_parameters_learn_is_said(
     assert model.startswith("model: TokenProjection(dim=")
     assert ", WeightedMaxSim(reduction=" in model
     assert ", query limit 64, passage limit 64" in model
-    assert str(TextFormat(query_marker="[Q] ", passage_skiplist=("a", "b"))) == (
-        "query limit 304, passage limit 512, query marker '[Q] ', passage skiplist of 2 words"
+    assert str(TextFormat(query_marker="[Q] ", passage_skiplist=("a", "b"), max_query_length=9)) == (
+        "query limit 9, passage limit 512, query marker '[Q] ', passage skiplist of 2 words"
     )
     pooling = sum(parameter.numel() for parameter in module.retriever.pooling.parameters())
     trained = f"{backbone - frozen + pooling:,}" if is_frozen else "all"

@@ -6,6 +6,7 @@ import pytest
 from docstring_parser import parse
 
 from ifir_lightning.cli import COMMANDS
+from ifir_lightning.errors import InputError
 from ifir_lightning.options import run
 
 
@@ -23,3 +24,8 @@ def test_the_help_describes_every_option(
     for name, description in described.items():
         if f"--{name}." not in said:  # settings of a class have its own help
             assert " ".join(description.split()) in said, name
+
+
+def test_options_are_not_abbreviated() -> None:
+    with pytest.raises(InputError, match=r"--tas"):
+        run("evaluate", COMMANDS["evaluate"], ["--tas", "synthetic/food", "--run", "food.trec"])
