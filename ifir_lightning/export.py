@@ -99,7 +99,7 @@ def caveats(retriever: Retriever) -> list[str]:
             f"The skiplist names {unknown[0]!r}, which is no token: PyLate and ifir_lightning drop every unknown token "
             "of a passage for it, sentence-transformers 6 does not."
         )
-    if retriever.backbone.model._modules.get("pooler", retriever) is None:
+    if hasattr(retriever.backbone.model, "pooler") and retriever.backbone.model.pooler is None:
         lost.append(
             "Loading it, transformers says that weights of a pooler are newly initialized: it took no part in "
             "training, and no vector depends on it."

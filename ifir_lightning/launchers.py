@@ -86,7 +86,7 @@ def _check_number(trainer: Mapping[str, Any], launcher: str, started: int, local
 
 def _num_devices(devices: Any, accelerator: Any, local: int) -> int:
     """Processes on this node that the recipe asks for; of GPUs that are all to be used, as many as there are ranks."""
-    if str(devices) not in ("auto", "-1"):
+    if str(devices) not in ("auto", "-1"):  # a number, or the numbers of some: [0, 1] or "0,1"
         return int(devices) if str(devices).lstrip("-").isdigit() else len(str(devices).strip(",").split(","))
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
     return 1 if on_cpu else local

@@ -202,10 +202,7 @@ def build_retriever(
         text_format = text.over(_said(read, model, chosen_pooling))
         added = model.add_tokens([each for each in (text_format.query_marker, text_format.passage_marker) if each])
         model.adapt()
-    other = (
-        [] if None in (checkpoint, backbone.tokenizer) else [f"the tokenizer is {backbone.tokenizer!r}, not its own"]
-    )
-    notes = [*other, *_new(read, chosen_pooling, chosen_scorer, seed), *text.differences(read.text)]
+    notes = [*_new(read, chosen_pooling, chosen_scorer, seed), *text.differences(read.text)]
     frozen = "" if backbone.lora is None else ", which LoRA leaves as it is"
     notes += [f"token {token!r} is new, with a random embedding (seed {seed}){frozen}" for token in added]
     if text.query_expansion is None and read.text.get("query_expansion", "none") != text_format.query_expansion:
@@ -233,7 +230,10 @@ def _read(checkpoint: str | None, backbone: BackboneSettings) -> Checkpoint:
                 f"{checkpoint!r} embeds {read.transformer.config.vocab_size}; allowed is its own: "
                 "leave model.backbone.tokenizer out"
             )
-        return read if tokenizer is None else replace(read, tokenizer=tokenizer)
+        if tokenizer is None:
+            return read
+        _log.info("%s: the tokenizer is %r, not its own", read.name, backbone.tokenizer)
+        return replace(read, tokenizer=tokenizer)
     if tokenizer is None:
         raise InputError(
             "model.backbone.config comes without a tokenizer; allowed is a folder or hub id: "

@@ -130,18 +130,11 @@ class Checkpoints(Checkpoint):
 
 def never_validates(trainer: Trainer) -> str | None:
     """That a training ends before its first validation, where it is to have any; called when it starts."""
-    every, between, accumulated = (
-        trainer.check_val_every_n_epoch,
-        trainer.val_check_batch,
-        trainer.accumulate_grad_batches,
-    )
-    num_batches = trainer.max_steps * accumulated
+    every, between = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    done, num_batches = (steps * trainer.accumulate_grad_batches for steps in (trainer.global_step, trainer.max_steps))
     if not trainer.enable_validation or num_batches < 1 or between is None:
         return None
-    if every is None:
-        first = between * (trainer.global_step * accumulated // between + 1)
-    else:
-        first = (every - 1) * trainer.num_training_batches + between
+    first = (every - 1) * trainer.num_training_batches + between if every else between * (done // between + 1)
     if num_batches >= first:
         return None
     return (

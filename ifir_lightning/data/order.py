@@ -87,8 +87,8 @@ def whole_steps(num_batches: int, accumulated: int) -> int:
     """
     if num_batches < accumulated:
         raise InputError(
-            f"trainer.accumulate_grad_batches is {accumulated}, but an epoch has {num_batches} batches; allowed are as "
-            "many: lower it, or data.global_batch_size"
+            f"trainer.accumulate_grad_batches is {accumulated}, but an epoch has {num_batches} batches; allowed are 1 "
+            f"to {num_batches}: lower it, or data.global_batch_size"
         )
     return num_batches - num_batches % accumulated
 
