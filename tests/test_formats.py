@@ -66,6 +66,19 @@ def test_other_content_under_the_same_ids_has_another_fingerprint(column: str, t
     assert formats.fingerprint(before) != formats.fingerprint(after)
 
 
+def test_the_id_of_every_row_is_in_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of rows that are not read whole."""
+    monkeypatch.setattr(formats, "_ROWS_IN_DIGEST", 2)
+    assert len(RECORDS) == 3
+    for column, differs in (("query_id", True), ("query", False)):
+        changed = [RECORDS[0], RECORDS[1] | {column: "other"}, RECORDS[2]]
+        tables = (
+            open_table(str(write_jsonl(tmp_path / f"{column}-{n}.jsonl", each)))
+            for n, each in enumerate((RECORDS, changed))
+        )
+        assert (len({formats.fingerprint(table) for table in tables}) == 2) == differs
+
+
 def test_columns_that_nobody_reads_change_no_fingerprint(tmp_path: Path) -> None:
     more = [{"note": "x"} | record for record in RECORDS]
     tables = (open_table(str(write_jsonl(tmp_path / f"{n}.jsonl", each))) for n, each in enumerate((RECORDS, more)))
